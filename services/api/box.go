@@ -1,0 +1,21 @@
+package api
+
+// Box is the public state of the box, GET /api/v1/box: what PID 1, the network service and discovery know.
+type Box struct {
+	System    System     `json:"system"`
+	Network   *Network   `json:"network,omitempty"`   // absent while the service does not answer
+	Discovery *Discovery `json:"discovery,omitempty"` // absent while the service does not answer
+}
+
+// SessionRequest is the body of POST /api/v1/session.
+type SessionRequest struct {
+	Code string `json:"code"`
+}
+
+// Problem is an error answer: RFC 9457, application/problem+json.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`            // what happened, one sentence
+	Status int    `json:"status"`           // HTTP status code
+	Detail string `json:"detail,omitempty"` // why, and the one next step
+}

@@ -1,0 +1,152 @@
+package api
+
+import "time"
+
+// Modes of the box.
+const (
+	ModeNormal = "normal" // the data partition is in use
+	ModeRescue = "rescue" // it is not; all state is in memory and lost at the next start
+)
+
+// System is what PID 1 knows: GET /v1/system on init's control socket.
+type System struct {
+	Name     string    `json:"name"`    // host name that the box wants, such as "croft"
+	ID       string    `json:"id"`      // unique id of this box, made on first boot; empty in rescue mode
+	Version  string    `json:"version"` // release that is running
+	Board    Board     `json:"board"`
+	Slot     string    `json:"slot"` // boot slot that is running, "a" or "b"
+	Mode     string    `json:"mode"`
+	Rescue   *Rescue   `json:"rescue,omitempty"`
+	UptimeMS int64     `json:"uptime_ms"`
+	Phases   []Phase   `json:"phases"`
+	Services []Service `json:"services"`
+	Gaps     []Gap     `json:"gaps"` // what this kernel or board cannot enforce or drive
+	Vitals   Vitals    `json:"vitals"`
+}
+
+// Board identifies the hardware.
+type Board struct {
+	ID    string `json:"id"`    // board family: "pc", "pi", "vm-arm64"
+	Model string `json:"model"` // as the firmware names it
+	Arch  string `json:"arch"`  // GOARCH
+}
+
+// Rescue says why the box is in rescue mode and what a check found.
+type Rescue struct {
+	Code     string     `json:"code"`           // "no-partition", "no-marker", "mount-failed", "damaged", …
+	Text     string     `json:"text"`           // one sentence for an owner
+	Detail   string     `json:"detail"`         // the error itself
+	Busy     string     `json:"busy,omitempty"` // action under way: "retry", "check", "start-over"
+	Progress float64    `json:"progress"`       // of the action under way, 0 to 1
+	Check    *CheckDone `json:"check,omitempty"`
+}
+
+// CheckDone is the outcome of the last check of the data partition.
+type CheckDone struct {
+	At       time.Time `json:"at"`
+	OK       bool      `json:"ok"`
+	Findings []string  `json:"findings"` // sentences
+}
+
+// Phase is one step of the boot.
+type Phase struct {
+	Name    string `json:"name"`     // such as "data"
+	Title   string `json:"title"`    // in words
+	StartMS int64  `json:"start_ms"` // since the kernel started
+	TookMS  int64  `json:"took_ms"`  // -1 while it runs
+	Error   string `json:"error,omitempty"`
+	Note    string `json:"note,omitempty"`
+}
+
+// States of a service.
+const (
+	StateWaiting  = "waiting"  // for what it depends on
+	StateStarting = "starting" // started, not yet ready
+	StateRunning  = "running"  // ready
+	StateBackoff  = "backoff"  // failed; will be started again
+	StateCrashing = "crashing" // crash loop: tried at long intervals only
+	StateStopping = "stopping"
+	StateStopped  = "stopped" // by request
+	StateDone     = "done"    // ended well and is not to be restarted
+	StateFailed   = "failed"  // ended with an error that a restart can't mend
+)
+
+// Service is one supervised service.
+type Service struct {
+	Name      string    `json:"name"`
+	Title     string    `json:"title"` // in words
+	State     string    `json:"state"`
+	Since     time.Time `json:"since"`
+	SinceMS   int64     `json:"since_ms"`         // in this state since, by the monotonic clock
+	Status    string    `json:"status,omitempty"` // what it says of itself (STATUS=)
+	PID       int       `json:"pid,omitempty"`
+	UID       uint32    `json:"uid"`
+	Critical  bool      `json:"critical"`
+	Restarts  int       `json:"restarts"`
+	LastExit  string    `json:"last_exit,omitempty"` // "exit status 1", "killed: memory limit 64 MB", …
+	NextTryMS int64     `json:"next_try_ms,omitempty"`
+	Memory    int64     `json:"memory"`
+	MemoryMax int64     `json:"memory_max"`
+	Confined  *Confined `json:"confined,omitempty"`
+}
+
+// Confined is a service's own report, after entering its sandbox, of what it tried and could not do.
+type Confined struct {
+	OK     bool      `json:"ok"`
+	Probes []Probe   `json:"probes"`
+	At     time.Time `json:"at"`
+}
+
+// Probe is one attempt to get out of the sandbox.
+type Probe struct {
+	Name string `json:"name"` // such as "write-root", "raw-socket"
+	Held bool   `json:"held"` // the sandbox refused it
+	Note string `json:"note,omitempty"`
+}
+
+// Gap is something that the running kernel or board cannot enforce or drive, found by trying at run time.
+type Gap struct {
+	Name   string `json:"name"`   // such as "memory-limit"
+	Text   string `json:"text"`   // one sentence for an owner
+	Detail string `json:"detail"` // what was tried and what came back
+	Weight string `json:"weight"` // "info" or "warn"
+}
+
+// Vitals are the box's measurements.
+type Vitals struct {
+	MemTotal     int64    `json:"mem_total"`
+	MemAvailable int64    `json:"mem_available"`
+	Load1        float64  `json:"load1"`
+	CPUs         int      `json:"cpus"`
+	Temperature  *float64 `json:"temperature,omitempty"` // °C of the hottest CPU sensor; absent without a sensor
+	UnderVoltage *bool    `json:"under_voltage,omitempty"`
+	Data         *Disk    `json:"data,omitempty"` // absent in rescue mode
+}
+
+// Disk is the data partition.
+type Disk struct {
+	Device   string `json:"device"` // such as "mmcblk0p7"
+	Model    string `json:"model"`
+	Size     int64  `json:"size"`
+	Free     int64  `json:"free"`
+	ReadOnly bool   `json:"read_only"`
+}
+
+// Claim is the claim code: GET /v1/claim on init's control socket. DELETE makes it void for ever.
+type Claim struct {
+	Code string `json:"code"` // "XXXX-XXXX" in Crockford's base 32, 40 bits; empty once void
+}
+
+// PowerRequest is the body of POST /v1/power.
+type PowerRequest struct {
+	Action string `json:"action"` // "reboot" or "poweroff"
+}
+
+// RescueRequest is the body of POST /v1/rescue.
+type RescueRequest struct {
+	Action  string `json:"action"`            // "retry", "check" or "start-over"
+	Confirm string `json:"confirm,omitempty"` // StartOverWord, for "start-over"
+}
+
+// StartOverWord is what the owner types to erase the data partition.
+const StartOverWord = "ERASE"

@@ -1,0 +1,15 @@
+// Package network is a placeholder that its issue's owner replaces at once.
+package network
+
+import (
+	"context"
+
+	"github.com/croft-os/croft/services/daemon"
+)
+
+// Run runs the service until ctx ends.
+func Run(ctx context.Context, env *daemon.Env) error {
+	env.Ready("running")
+	<-ctx.Done()
+	return nil
+}
