@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 )
 
 const (
@@ -24,18 +23,13 @@ func main() {
 	dir, err := os.MkdirTemp("", "croft-seed")
 	check(err)
 	defer os.RemoveAll(dir)
-	img, root := filepath.Join(dir, "img"), filepath.Join(dir, "root")
-	check(os.Mkdir(root, 0o755))
-	check(os.WriteFile(filepath.Join(root, ".croft-seed"), []byte("A Croft that has not been started yet.\n"), 0o644))
-	then := time.Unix(1750000000, 0)
-	check(os.Chtimes(filepath.Join(root, ".croft-seed"), then, then))
-	check(os.Chtimes(root, then, then))
+	img := filepath.Join(dir, "img")
 	check(os.WriteFile(img, nil, 0o644))
 	check(os.Truncate(img, size))
 	cmd := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "1",
 		"-J", "size=16", "-L", "croft-data", "-U", "c0f7c0f7-5eed-4000-8000-000000000000",
 		"-E", "hash_seed=c0f7c0f7-5eed-4000-8000-000000000001,lazy_itable_init=1,lazy_journal_init=0,root_owner=0:0,nodiscard",
-		"-O", "64bit,metadata_csum,metadata_csum_seed,^orphan_file", "-d", root, img)
+		"-O", "64bit,metadata_csum,metadata_csum_seed,^orphan_file", img)
 	cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME=1750000000", "MKE2FS_CONFIG=/etc/mke2fs.conf")
 	cmd.Stderr = os.Stderr
 	check(cmd.Run())

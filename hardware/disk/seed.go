@@ -19,8 +19,8 @@ var seed []byte
 // SeedSize is the size of the seed file system in bytes; a data partition is never smaller.
 const SeedSize = 64 << 20
 
-// SeedMarker is the file in the root of a file system that no box has started yet.
-const SeedMarker = ".croft-seed"
+// SeedUUID is the UUID of a file system that no box has started yet; the first boot replaces it.
+const SeedUUID = "c0f7c0f7-5eed-4000-8000-000000000000"
 
 const blockSize = 4096
 
