@@ -116,6 +116,7 @@ type Gap struct {
 type Vitals struct {
 	MemTotal     int64    `json:"mem_total"`
 	MemAvailable int64    `json:"mem_available"`
+	PSS          int64    `json:"pss"` // of all processes together; measured at most every 10 s
 	Load1        float64  `json:"load1"`
 	CPUs         int      `json:"cpus"`
 	Temperature  *float64 `json:"temperature,omitempty"` // °C of the hottest CPU sensor; absent without a sensor
