@@ -1,0 +1,237 @@
+// Package boot is what PID 1 does: it brings the box from the kernel's first user process to a running supervisor
+// in named, timed phases, keeps the hardware watchdog informed, shows the box's state on its consoles, answers
+// the control socket, and takes the box down in order.
+//
+// A phase that fails is recorded with its reason and, wherever possible, passed over: a box that can be reached and
+// says what is wrong is worth more than one that stops. Without a usable data partition the same services run in
+// rescue mode, with their state in memory.
+//
+// Limits: it opens no network socket and reads nothing that came over a network; what it answers comes from
+// local processes whose user it checks.
+package boot
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/croft-os/croft/hardware/board"
+	"github.com/croft-os/croft/hardware/power"
+	"github.com/croft-os/croft/hardware/watchdog"
+	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/supervisor"
+	"github.com/croft-os/croft/services/supervisor/journal"
+	"golang.org/x/sys/unix"
+)
+
+// Config is what the box's main wires together.
+type Config struct {
+	Services []supervisor.Service
+	Launcher []string // argv of the supervisor's second stage
+	CoreUID  uint32   // the only user beside root that the control socket serves
+}
+
+// Paths on the box.
+const (
+	dataDir    = "/data"
+	runDir     = "/run/croft"
+	rescueDir  = "/run/croft-rescue" // state in rescue mode
+	bootDir    = "/boot"
+	release    = "/etc/croft/release.json"
+	cgroupRoot = "/sys/fs/cgroup"
+)
+
+// defaultName is the host name of a box that has not been given one.
+const defaultName = "croft"
+
+// Release says what was built: /etc/croft/release.json, written by the image builder.
+type Release struct {
+	Version string `json:"version"`
+	Build   int64  `json:"build"` // seconds since 1970
+	Board   string `json:"board"`
+}
+
+// Box is the running box. Its fields below mu are read by the console and the control socket.
+type Box struct {
+	cfg     Config
+	log     *slog.Logger
+	journal *journal.Journal
+	release Release
+	cmdline map[string]string
+	dog     *watchdog.Watchdog
+	data    *volume
+	sup     *supervisor.Supervisor
+	end     chan string // "reboot" or "poweroff"
+
+	mu     sync.Mutex
+	phases []api.Phase
+	gaps   []api.Gap
+	rescue *api.Rescue // nil in normal mode
+	ident  identity
+	vitals vitals
+}
+
+// Main runs the box; it returns only if the kernel refuses to restart or switch off.
+func Main(cfg Config) error {
+	b := &Box{cfg: cfg, end: make(chan string, 1), journal: journal.New()}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	b.phase("kernel", "Kernel started", func() (string, error) { return "", nil })
+	b.phase("mounts", "System folders", b.mounts)
+	out := b.journal.Writer("init")
+	b.log = slog.New(slog.NewJSONHandler(out, nil))
+	go supervisor.Reap(ctx, b.log)
+	b.phase("board", "What the box is made of", b.identify)
+	b.phase("watchdog", "Watchdog", b.openWatchdog)
+	go b.petWatchdog(ctx)
+	go b.console(ctx)
+	b.phase("data", "Data partition", b.openData)
+	b.phase("clock", "Clock", b.setClock)
+	b.phase("name", "Name and loopback", b.setName)
+	b.phase("code", "Claim code", b.writeClaimFile)
+	b.phase("control", "Control socket", func() (string, error) { return "", b.listenControl(ctx) })
+	b.phase("power", "Power button", func() (string, error) {
+		if n := power.Button(ctx, "/sys", b.log, func() { b.finish("poweroff") }); n == 0 {
+			return "none found", nil
+		}
+		return "", nil
+	})
+	b.onSignals()
+	stopped := make(chan error, 1)
+	supCtx, stopServices := context.WithCancel(ctx)
+	b.phase("services", "Services", func() (string, error) { return "", b.startServices(supCtx, stopped) })
+	b.findGaps()
+
+	action := <-b.end
+	b.say("Stopping: " + action)
+	stopServices()
+	if b.sup != nil {
+		select {
+		case <-stopped:
+		case <-time.After(30 * time.Second):
+			b.log.Error("services did not stop in time")
+		}
+	}
+	return b.takeDown(action)
+}
+
+// finish asks for the end of the box: "reboot" or "poweroff". Only the first one counts.
+func (b *Box) finish(action string) {
+	select {
+	case b.end <- action:
+	default:
+	}
+}
+
+// phase runs one step of the boot and records it.
+func (b *Box) phase(name, title string, f func() (note string, err error)) {
+	p := api.Phase{Name: name, Title: title, StartMS: sinceBoot().Milliseconds(), TookMS: -1}
+	b.mu.Lock()
+	i := len(b.phases)
+	b.phases = append(b.phases, p)
+	b.mu.Unlock()
+	note, err := guard(f)
+	p.TookMS = sinceBoot().Milliseconds() - p.StartMS
+	p.Note = note
+	if err != nil {
+		p.Error = err.Error()
+	}
+	b.mu.Lock()
+	b.phases[i] = p
+	b.mu.Unlock()
+	if b.log != nil {
+		b.log.Info("boot phase", "phase", name, "took_ms", p.TookMS, "note", note, "err", p.Error)
+	}
+	if err != nil {
+		b.say(fmt.Sprintf("Boot step %q failed: %v", title, err))
+	}
+}
+
+// guard turns a panic of a boot step into its error: the end of PID 1 would be the end of the box.
+func guard(f func() (string, error)) (note string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return f()
+}
+
+func (b *Box) identify() (string, error) {
+	b.cmdline = parseCmdline(readFile("/proc/cmdline"))
+	var err error
+	if uerr := json.Unmarshal([]byte(readFile(release)), &b.release); uerr != nil {
+		err = fmt.Errorf("%s: %w", release, uerr)
+	}
+	return board.Model("/proc", "/sys"), err
+}
+
+func (b *Box) setClock() (string, error) {
+	build := time.Unix(b.release.Build, 0)
+	if time.Now().Before(build) {
+		ts := unix.NsecToTimespec(build.UnixNano())
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+			return "", err
+		}
+		return "set to the time of the build", nil
+	}
+	return "", nil
+}
+
+func (b *Box) startServices(ctx context.Context, stopped chan<- error) error {
+	stateRoot := dataDir + "/state"
+	if b.inRescue() {
+		stateRoot = rescueDir + "/state"
+		if err := os.MkdirAll(stateRoot, 0o711); err != nil {
+			return err
+		}
+	}
+	sup, err := supervisor.New(supervisor.Options{
+		Services: b.cfg.Services, Log: b.log, Journal: b.journal, StateRoot: stateRoot, RunDir: runDir,
+		CgroupRoot: cgroupRoot, Launcher: b.cfg.Launcher, Hostname: defaultName,
+	})
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.sup = sup
+	b.mu.Unlock()
+	go func() { stopped <- sup.Run(ctx) }()
+	return nil
+}
+
+func (b *Box) inRescue() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rescue != nil
+}
+
+// System returns all that PID 1 knows of the box.
+func (b *Box) System() api.System {
+	v := b.readVitals()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := api.System{
+		Name: defaultName, ID: b.ident.ID, Version: b.release.Version,
+		Board:    api.Board{ID: b.release.Board, Model: board.Model("/proc", "/sys"), Arch: runtime.GOARCH},
+		Slot:     b.cmdline["croft.slot"],
+		Mode:     api.ModeNormal,
+		UptimeMS: sinceBoot().Milliseconds(),
+		Phases:   append([]api.Phase(nil), b.phases...),
+		Gaps:     append([]api.Gap(nil), b.gaps...),
+		Vitals:   v,
+	}
+	if b.rescue != nil {
+		r := *b.rescue
+		s.Mode, s.Rescue = api.ModeRescue, &r
+	}
+	if b.sup != nil {
+		s.Services = b.sup.Services()
+	}
+	return s
+}

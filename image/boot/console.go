@@ -1,0 +1,196 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/services/api"
+	"rsc.io/qr"
+)
+
+func diskUsage() (size, free int64, readOnly bool) {
+	size, free, readOnly, _ = disk.Usage(dataDir)
+	return size, free, readOnly
+}
+
+// consoles returns the device nodes that the kernel uses as consoles: screens ("/dev/tty0") and serial lines.
+func consoles() []string {
+	var paths []string
+	for _, name := range strings.Fields(readFile("/sys/class/tty/console/active")) {
+		paths = append(paths, "/dev/"+name)
+	}
+	if len(paths) == 0 {
+		paths = []string{"/dev/console"}
+	}
+	return paths
+}
+
+// isScreen tells a virtual terminal from a serial line.
+func isScreen(path string) bool {
+	name := strings.TrimPrefix(path, "/dev/tty")
+	return name != path && name != "" && name[0] >= '0' && name[0] <= '9'
+}
+
+// write sends text to a console; one that does not take it within a second is left alone.
+func write(path, text string) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer f.Close()
+		defer close(done)
+		f.WriteString(strings.ReplaceAll(text, "\n", "\r\n"))
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+// say writes one line to all consoles.
+func (b *Box) say(line string) {
+	for _, c := range consoles() {
+		write(c, "croft: "+line+"\n")
+	}
+}
+
+// console shows the box's state on its consoles whenever what it shows has changed: screens are drawn anew, serial
+// lines get the new state appended.
+func (b *Box) console(ctx context.Context) {
+	t := time.NewTicker(2 * time.Second)
+	defer t.Stop()
+	var shown string
+	for {
+		if text := render(b.System(), b.claimCode(), addresses()); text != shown {
+			shown = text
+			for _, c := range consoles() {
+				if isScreen(c) {
+					write(c, "\x1b[2J\x1b[H"+text)
+				} else {
+					write(c, text)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// addresses returns the box's own addresses, the most useful first.
+func addresses() []net.IP {
+	var v4, v6, local []net.IP
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		switch {
+		case !ok || n.IP.IsLoopback() || (n.IP.To4() == nil && n.IP.IsLinkLocalUnicast()):
+		case n.IP.IsLinkLocalUnicast():
+			local = append(local, n.IP)
+		case n.IP.To4() != nil:
+			v4 = append(v4, n.IP)
+		default:
+			v6 = append(v6, n.IP)
+		}
+	}
+	return append(append(v4, local...), v6...)
+}
+
+// pageURL is the address of the page; with a claim code in its fragment it opens the box by scanning alone.
+func pageURL(ip net.IP, code string) string {
+	host := ip.String()
+	if ip.To4() == nil {
+		host = "[" + host + "]"
+	}
+	u := "http://" + host + "/"
+	if code != "" {
+		u += "#" + code
+	}
+	return u
+}
+
+// render writes what the consoles show. It changes only when the owner would want to know.
+func render(s api.System, code string, addrs []net.IP) string {
+	var w bytes.Buffer
+	fmt.Fprintf(&w, "\n  Croft %s · %s\n\n", s.Version, s.Board.Model)
+	if s.Rescue != nil {
+		fmt.Fprintf(&w, "  RESCUE MODE: %s\n  %s\n  Your data was not changed. Open the page to see what you can do.\n\n", s.Rescue.Text, s.Rescue.Detail)
+	}
+	if len(addrs) == 0 {
+		fmt.Fprintf(&w, "  No network yet. Plug a network cable into the box and into your router.\n")
+	} else {
+		for _, a := range addrs {
+			fmt.Fprintf(&w, "  %s\n", pageURL(a, ""))
+		}
+	}
+	for _, svc := range s.Services {
+		if svc.Name == "discovery" && svc.State == api.StateRunning && svc.Status != "" {
+			fmt.Fprintf(&w, "  %s\n", svc.Status)
+		}
+	}
+	if code != "" {
+		what := "claim code"
+		if s.Rescue != nil {
+			what = "code for this start"
+		}
+		fmt.Fprintf(&w, "\n  %s %s\n", what, code)
+		if len(addrs) > 0 {
+			fmt.Fprintf(&w, "\n%s\n", qrText(pageURL(addrs[0], code)))
+		}
+	}
+	fmt.Fprintln(&w)
+	for _, p := range s.Phases {
+		if p.Error != "" {
+			fmt.Fprintf(&w, "  ! %s: %s\n", p.Title, p.Error)
+		}
+	}
+	for _, svc := range s.Services {
+		fmt.Fprintf(&w, "  %-9s %s", svc.State, svc.Title)
+		if svc.LastExit != "" && svc.State != api.StateRunning {
+			fmt.Fprintf(&w, " (%s)", svc.LastExit)
+		}
+		fmt.Fprintln(&w)
+	}
+	return w.String()
+}
+
+// qrText draws a QR code with half blocks, dark on light, with a quiet zone.
+func qrText(text string) string {
+	c, err := qr.Encode(text, qr.L)
+	if err != nil {
+		return ""
+	}
+	const quiet = 2
+	var w strings.Builder
+	for y := -quiet; y < c.Size+quiet; y += 2 {
+		w.WriteString("  ")
+		for x := -quiet; x < c.Size+quiet; x++ {
+			// A light module is drawn, a dark one is left: terminals are dark.
+			switch top, bottom := !c.Black(x, y), !c.Black(x, y+1) && y+1 < c.Size+quiet; {
+			case top && bottom:
+				w.WriteString("█")
+			case top:
+				w.WriteString("▀")
+			case bottom:
+				w.WriteString("▄")
+			default:
+				w.WriteString(" ")
+			}
+		}
+		w.WriteString("\n")
+	}
+	return w.String()
+}

@@ -1,0 +1,108 @@
+package boot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/daemon"
+)
+
+// listenControl answers on the control socket, which only core is granted.
+func (b *Box) listenControl(ctx context.Context) error {
+	path := runDir + "/init.sock"
+	os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		return err
+	}
+	go func() {
+		if err := daemon.Serve(ctx, daemon.AllowPeers(l, b.log, b.cfg.CoreUID), b.control(ctx)); err != nil {
+			b.log.Error("control socket", "err", err)
+		}
+	}()
+	return nil
+}
+
+func (b *Box) control(ctx context.Context) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/system", func(w http.ResponseWriter, r *http.Request) {
+		daemon.WriteJSON(w, http.StatusOK, b.System())
+	})
+	mux.HandleFunc("GET /v1/claim", func(w http.ResponseWriter, r *http.Request) {
+		daemon.WriteJSON(w, http.StatusOK, api.Claim{Code: b.claimCode()})
+	})
+	mux.HandleFunc("DELETE /v1/claim", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, b.voidClaim())
+	})
+	mux.HandleFunc("GET /v1/services/{name}/logs", func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.Atoi(r.URL.Query().Get("n"))
+		if err != nil || n < 1 || n > 5000 {
+			n = 200
+		}
+		if name := r.PathValue("name"); name == "init" {
+			daemon.WriteJSON(w, http.StatusOK, b.journal.Tail(name, n))
+		} else if b.sup != nil {
+			daemon.WriteJSON(w, http.StatusOK, b.sup.Logs(name, n))
+		}
+	})
+	mux.HandleFunc("POST /v1/services/{name}/restart", func(w http.ResponseWriter, r *http.Request) {
+		if b.sup == nil {
+			answer(w, errors.New("services have not been started"))
+			return
+		}
+		answer(w, b.sup.Restart(r.PathValue("name")))
+	})
+	mux.HandleFunc("POST /v1/power", func(w http.ResponseWriter, r *http.Request) {
+		var req api.PowerRequest
+		if !decode(w, r, &req) {
+			return
+		}
+		if req.Action != "reboot" && req.Action != "poweroff" {
+			answer(w, errors.New("unknown action "+strconv.Quote(req.Action)))
+			return
+		}
+		answer(w, nil)
+		b.finish(req.Action)
+	})
+	mux.HandleFunc("POST /v1/rescue", func(w http.ResponseWriter, r *http.Request) {
+		var req api.RescueRequest
+		if !decode(w, r, &req) {
+			return
+		}
+		if req.Action == "start-over" && req.Confirm != api.StartOverWord {
+			answer(w, errors.New("the confirmation is missing"))
+			return
+		}
+		answer(w, b.act(ctx, req.Action))
+	})
+	return mux
+}
+
+func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(v); err != nil {
+		answer(w, err)
+		return false
+	}
+	return true
+}
+
+// answer says that a request was carried out, or why it was not (RFC 9457).
+func answer(w http.ResponseWriter, err error) {
+	switch {
+	case err == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case errors.Is(err, errBusy):
+		daemon.WriteJSON(w, http.StatusConflict, api.Problem{Title: err.Error(), Status: http.StatusConflict})
+	default:
+		daemon.WriteJSON(w, http.StatusBadRequest, api.Problem{Title: err.Error(), Status: http.StatusBadRequest})
+	}
+}

@@ -1,0 +1,314 @@
+package boot
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/services/api"
+	"golang.org/x/sys/unix"
+)
+
+// markerFile marks a data partition as this box's own. Without it the box never starts on the partition.
+const markerFile = "croft.json"
+
+// identity is the content of the marker file, readable by root only.
+type identity struct {
+	Format  int    `json:"format"`        // 1
+	ID      string `json:"id"`            // UUID of the box
+	Claim   string `json:"claim"`         // claim code; empty once void
+	Created int64  `json:"created_build"` // build time of the release that made it, seconds since 1970
+}
+
+// volume is the data partition.
+type volume struct {
+	disk  disk.Disk
+	table disk.Table
+	part  disk.Partition
+}
+
+// rescueError says why there is no data partition to use, in words for the owner and for the record.
+type rescueError struct {
+	code, text string
+	err        error
+}
+
+func (e *rescueError) Error() string { return e.err.Error() }
+func (e *rescueError) Unwrap() error { return e.err }
+
+// openData finds, grows, checks and mounts the data partition; on failure the box is in rescue mode.
+func (b *Box) openData() (string, error) {
+	note, err := b.tryData(10 * time.Second)
+	if err == nil {
+		if jerr := b.journal.Attach(dataDir + "/log"); jerr != nil {
+			return note, fmt.Errorf("logs are kept in memory only: %w", jerr)
+		}
+		return note, nil
+	}
+	r := &api.Rescue{Code: "failed", Text: "The box can't use its data partition.", Detail: err.Error()}
+	var re *rescueError
+	if errors.As(err, &re) {
+		r.Code, r.Text = re.code, re.text
+	}
+	b.mu.Lock()
+	b.rescue = r
+	b.ident = identity{Claim: newClaimCode()}
+	b.mu.Unlock()
+	return "rescue mode", err
+}
+
+// tryData leaves the data partition mounted on dataDir, or unmounted with the reason.
+func (b *Box) tryData(wait time.Duration) (note string, err error) {
+	d, err := disk.RootDisk("/sys")
+	if err != nil {
+		return "", &rescueError{"no-drive", "The box can't tell which drive it started from.", err}
+	}
+	table, err := disk.TableOf(d)
+	if err != nil {
+		return "", &rescueError{"no-table", "The list of partitions on the box's drive can't be read.", err}
+	}
+	p, err := disk.Data("/sys", d, table.DataNumber(), wait)
+	if err != nil {
+		return "", &rescueError{"no-partition", "The drive that the box started from has no data partition.", err}
+	}
+	b.mu.Lock()
+	b.data = &volume{d, table, p}
+	b.mu.Unlock()
+	sb, err := superblock(p)
+	if err != nil {
+		code, text := "damaged", "The data partition is damaged at its start."
+		if errors.Is(err, disk.ErrNotExt4) {
+			code, text = "not-ext4", "The data partition holds no file system that the box knows."
+		}
+		return "", &rescueError{code, text, err}
+	}
+	fresh := sb.UUID == disk.SeedUUID
+	var grown error
+	if p, grown = disk.Grow(d, table, p, fresh); grown == nil {
+		b.mu.Lock()
+		b.data.part = p
+		b.mu.Unlock()
+	}
+	if err := disk.Mount(p.Path(), dataDir); err != nil {
+		return "", &rescueError{"mount-failed", "The data partition can't be opened.", err}
+	}
+	defer func() {
+		if err != nil {
+			unix.Unmount(dataDir, 0)
+		}
+	}()
+	id, err := readIdentity(dataDir)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && fresh:
+		note = "first start"
+		id = identity{Format: 1, ID: disk.FormatUUID(disk.NewUUID()), Claim: newClaimCode(), Created: b.release.Build}
+		if err := writeIdentity(dataDir, id); err != nil {
+			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+		}
+	case err != nil:
+		return "", &rescueError{"no-marker", "The data partition does not carry this box's mark, so it may not be the right one.", err}
+	}
+	if fresh {
+		if err := disk.SetUUID(dataDir, disk.NewUUID()); err != nil {
+			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+		}
+	}
+	if grown == nil {
+		if size := int64(sb.Blocks) * sb.BlockSize; p.Size-size >= 1<<20 {
+			grown = disk.GrowFS(dataDir, p.Size)
+			note = joinNote(note, fmt.Sprintf("grown from %d to %d MB", size>>20, p.Size>>20))
+		}
+	}
+	if grown != nil {
+		note = joinNote(note, "not grown: "+grown.Error())
+	}
+	if sb.Errors {
+		note = joinNote(note, "errors were recorded earlier")
+	}
+	for dir, mode := range map[string]os.FileMode{"state": 0o711, "log": 0o700} {
+		path := filepath.Join(dataDir, dir)
+		if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, os.ErrExist) {
+			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+		}
+	}
+	b.mu.Lock()
+	b.ident = id
+	b.mu.Unlock()
+	return note, nil
+}
+
+func joinNote(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + ", " + b
+}
+
+func superblock(p disk.Partition) (disk.Superblock, error) {
+	f, err := os.Open(p.Path())
+	if err != nil {
+		return disk.Superblock{}, err
+	}
+	defer f.Close()
+	return disk.ReadSuperblock(f)
+}
+
+func readIdentity(dir string) (identity, error) {
+	var id identity
+	b, err := os.ReadFile(filepath.Join(dir, markerFile))
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		return id, fmt.Errorf("%s: %w", markerFile, err)
+	}
+	if id.Format != 1 || id.ID == "" {
+		return id, fmt.Errorf("%s: format %d is not known to this release", markerFile, id.Format)
+	}
+	return id, nil
+}
+
+func writeIdentity(dir string, id identity) error {
+	b, err := json.MarshalIndent(id, "", "\t")
+	if err != nil {
+		return err
+	}
+	return writeAtomic(filepath.Join(dir, markerFile), append(b, '\n'), 0o600)
+}
+
+// newClaimCode returns 40 random bits as "XXXX-XXXX" in Crockford's base 32.
+func newClaimCode() string {
+	const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+	var r [8]byte
+	rand.Read(r[:])
+	s := make([]byte, 0, 9)
+	for i, x := range r {
+		if i == 4 {
+			s = append(s, '-')
+		}
+		s = append(s, alphabet[x%32])
+	}
+	return string(s)
+}
+
+// voidClaim ends the claim code for ever, on the medium first.
+func (b *Box) voidClaim() error {
+	b.mu.Lock()
+	id, rescue := b.ident, b.rescue != nil
+	b.mu.Unlock()
+	id.Claim = ""
+	if !rescue {
+		if err := writeIdentity(dataDir, id); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	b.ident = id
+	b.mu.Unlock()
+	_, err := b.writeClaimFile()
+	return err
+}
+
+var errBusy = errors.New("another action is still under way")
+
+// act runs one of the rescue page's actions in the background; what came of it shows in api.Rescue.
+func (b *Box) act(ctx context.Context, action string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rescue == nil {
+		return errors.New("the box is not in rescue mode")
+	}
+	if b.rescue.Busy != "" {
+		return errBusy
+	}
+	if b.data == nil && action != "retry" {
+		return errors.New("there is no data partition to act on")
+	}
+	run := map[string]func(context.Context) error{"retry": b.retry, "check": b.check, "start-over": b.startOver}[action]
+	if run == nil {
+		return fmt.Errorf("unknown action %q", action)
+	}
+	b.rescue.Busy, b.rescue.Progress = action, 0
+	go func() {
+		_, err := guard(func() (string, error) { return "", run(ctx) })
+		b.log.Info("rescue action", "action", action, "err", err)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.rescue.Busy = ""
+		if err != nil {
+			b.rescue.Detail = err.Error()
+			var re *rescueError
+			if errors.As(err, &re) {
+				b.rescue.Code, b.rescue.Text = re.code, re.text
+			}
+		}
+	}()
+	return nil
+}
+
+func (b *Box) progress(p float64) {
+	b.mu.Lock()
+	b.rescue.Progress = p
+	b.mu.Unlock()
+}
+
+// retry opens the data partition again, and restarts the box if that works.
+func (b *Box) retry(context.Context) error {
+	keep := b.claimCode()
+	_, err := b.tryData(time.Second)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.ident = identity{Claim: keep} // the rescue code counts until the restart
+	b.mu.Unlock()
+	if err := unix.Unmount(dataDir, 0); err != nil {
+		return fmt.Errorf("unmount: %w", err)
+	}
+	b.finish("reboot")
+	return nil
+}
+
+func (b *Box) check(ctx context.Context) error {
+	b.mu.Lock()
+	p := b.data.part
+	b.mu.Unlock()
+	ok, findings, err := disk.Check(ctx, p.Path(), p.Size, b.progress)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.rescue.Check = &api.CheckDone{At: time.Now().UTC(), OK: ok, Findings: findings}
+	b.mu.Unlock()
+	return nil
+}
+
+// startOver formats the data partition of the boot medium, and restarts the box.
+func (b *Box) startOver(context.Context) error {
+	b.mu.Lock()
+	p := b.data.part
+	b.mu.Unlock()
+	if p.Size < disk.SeedSize {
+		return fmt.Errorf("the data partition is too small: %d bytes", p.Size)
+	}
+	if err := disk.Format(p.Path(), b.progress); err != nil {
+		return err
+	}
+	b.finish("reboot")
+	return nil
+}
+
+func (b *Box) claimCode() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ident.Claim
+}
