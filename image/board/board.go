@@ -1,0 +1,128 @@
+// Package board says, for each family of boards, what an image for it holds: kernel, firmware, layout, console and kernel
+// command line. One file per family; adding a family adds a file and touches no other.
+//
+// Kernels and firmware come from Go modules, so that go.mod pins them and go.sum verifies them. Command lines follow
+// the kernel's Documentation/admin-guide/kernel-parameters, loader entries the Boot Loader Specification and
+// systemd's loader.conf(5), the Pi's files the "config.txt" and "autoboot.txt" chapters of Raspberry Pi's
+// documentation. What a kernel can't enforce or drive is written down in docs/boards.md.
+package board
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/croft-os/croft/hardware/layout"
+)
+
+// Modules finds the folder of a Go module that go.mod requires.
+type Modules func(path string) (dir string, err error)
+
+// File is one file of a FAT volume.
+type File struct {
+	Path string // slash separated, from the volume's root
+	Data []byte
+}
+
+// Board is one family of boards.
+type Board struct {
+	ID     string // names the image: croft-ID.img
+	Title  string
+	GOARCH string
+	CC     string // C compiler for the cgo parts
+	Layout layout.Layout
+	Kernel string // Go module that holds vmlinuz
+
+	// Args are the kernel arguments of this family, beside the common ones.
+	Args []string
+	// First lists what the first FAT volume holds for both slots.
+	First func(mods Modules) ([]File, error)
+	// Boot lists what a slot's boot volume holds; on some layouts it is the first one.
+	Boot func(mods Modules, slot layout.Slot, version, cmdline string) ([]File, error)
+	// Components are the parts of an image that are not Go code.
+	Components []Component
+}
+
+// Component is a part of an image that is not Go code, for the bill of materials.
+type Component struct {
+	Name     string
+	Module   string // Go module that carries it
+	Version  string // "" takes the module's
+	License  string // SPDX expression
+	Supplier string
+	Text     string // file of the module with the licence's text, for "LicenseRef-" licences
+}
+
+// commonArgs are the kernel arguments of every board. rootwait=N waits at most N seconds for a root that comes late;
+// a root that never comes ends in a panic and, after another 10 s, a reboot, so that the boot loader can fall back.
+// Kernel messages below "error" stay out of the console, which is for people.
+var commonArgs = []string{
+	"ro", "rootfstype=squashfs", "rootwait=10", "init=/gokrazy/init", "panic=10", "oops=panic", "consoleblank=0", "loglevel=4",
+}
+
+// Cmdline is the kernel command line of a slot.
+func (b Board) Cmdline(slot layout.Slot) string {
+	args := []string{"root=PARTUUID=" + b.Layout.PARTUUID(b.Layout.Root[slot])}
+	args = append(args, commonArgs...)
+	args = append(args, "croft.board="+b.ID, "croft.slot="+string(slot))
+	return strings.Join(append(args, b.Args...), " ")
+}
+
+// families is filled by each family's file, so that adding one touches one file.
+var families []func() Board
+
+// All returns every family, by ID.
+func All() []Board {
+	var bs []Board
+	for _, f := range families {
+		bs = append(bs, f())
+	}
+	slices.SortFunc(bs, func(a, b Board) int { return strings.Compare(a.ID, b.ID) })
+	return bs
+}
+
+// Find returns the family with the given ID.
+func Find(id string) (Board, error) {
+	var ids []string
+	for _, b := range All() {
+		if b.ID == id {
+			return b, nil
+		}
+		ids = append(ids, b.ID)
+	}
+	return Board{}, fmt.Errorf("no board %q; there are %s", id, strings.Join(ids, ", "))
+}
+
+// SectorFile is the size of the files that a running box rewrites in place: one sector, which a medium writes whole or
+// not at all.
+const SectorFile = layout.SectorSize
+
+// sectorFile pads text with newlines to one sector.
+func sectorFile(path, text string) (File, error) {
+	if len(text) > SectorFile {
+		return File{}, fmt.Errorf("%s has %d bytes, more than one sector", path, len(text))
+	}
+	return File{Path: path, Data: append([]byte(text), bytes.Repeat([]byte{'\n'}, SectorFile-len(text))...)}, nil
+}
+
+// croftTxt is the file that tells an owner without a screen how to reach the box. PID 1 overwrites it in place.
+func croftTxt() (File, error) {
+	return sectorFile("croft.txt", "Croft has not been started from this card or stick yet.\r\n\r\n"+
+		"Put it into the box and switch the box on. Two minutes later, put it\r\n"+
+		"back here: this file will then hold the box's address and claim code.\r\n")
+}
+
+func fromModule(mods Modules, module, name, to string) (File, error) {
+	dir, err := mods(module)
+	if err != nil {
+		return File{}, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
+	if err != nil {
+		return File{}, fmt.Errorf("read %s of %s: %w", name, module, err)
+	}
+	return File{Path: to, Data: b}, nil
+}
