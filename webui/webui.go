@@ -3,15 +3,18 @@ package webui
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 )
 
 // Config is what the web UI needs from its process.
 type Config struct {
+	Log      *slog.Logger
 	Listener net.Listener // unix socket; only the gateway may connect
 	API      *http.Client // reaches core's API
 	Ready    func(status string)
+	Watch    func(ctx context.Context, check func(context.Context) error) // pings the supervisor while check is nil
 }
 
 // Run serves the pages until ctx ends.

@@ -17,19 +17,28 @@ import (
 )
 
 var services = map[string]func(context.Context, *daemon.Env) error{
-	"core":      core.Run,
+	"core":      runCore,
 	"discovery": discovery.Run,
 	"gateway":   gateway.Run,
 	"network":   network.Run,
 	"webui":     runWebUI,
 }
 
+func runCore(ctx context.Context, env *daemon.Env) error {
+	return core.Run(ctx, env, core.Config{GatewayUID: world.UIDGateway, WebUIUID: world.UIDWebUI})
+}
+
 func runWebUI(ctx context.Context, env *daemon.Env) error {
-	go env.Watch(ctx, func(context.Context) error { return nil })
+	l := env.Listeners["webui"]
+	if l == nil {
+		return fmt.Errorf("%w: no listener \"webui\" was passed", daemon.ErrConfig)
+	}
 	return webui.Run(ctx, webui.Config{
-		Listener: daemon.AllowPeers(env.Listeners["webui"], env.Log, world.UIDGateway),
+		Log:      env.Log,
+		Listener: daemon.AllowPeers(l, env.Log, world.UIDGateway),
 		API:      env.Client("core"),
 		Ready:    env.Ready,
+		Watch:    env.Watch,
 	})
 }
 

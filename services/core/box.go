@@ -1,0 +1,206 @@
+package core
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/croft-os/croft/services/api"
+)
+
+const (
+	askTimeout  = time.Second     // of each process that is asked
+	maxAnswer   = 1 << 20         // bytes of one's answer
+	pollEvery   = 2 * time.Second // while somebody listens
+	freshFor    = 500 * time.Millisecond
+	refreshTime = time.Minute // an event is sent after this long even if nothing changed, for the times in it
+)
+
+// errStarting says that PID 1 does not answer (yet).
+var errStarting = errors.New("init does not answer")
+
+// sources are the processes that know the parts.
+type sources struct{ init, network, discovery *http.Client }
+
+// boxWatcher puts the state of the box together, when asked and, while somebody listens, regularly.
+type boxWatcher struct {
+	ctx     context.Context // of the service
+	src     sources
+	notices []api.Notice
+
+	askMu sync.Mutex // one asks, the others share the answer
+	last  *api.Box
+	err   error
+	asked time.Time
+
+	mu     sync.Mutex
+	subs   map[chan *api.Box]struct{}
+	cancel context.CancelFunc // ends the polling
+}
+
+func newBoxWatcher(ctx context.Context, src sources, notices []api.Notice) *boxWatcher {
+	return &boxWatcher{ctx: ctx, src: src, notices: notices, subs: map[chan *api.Box]struct{}{}}
+}
+
+// get returns the state as it was at most freshFor ago, within askTimeout. What it returns must not be changed. The
+// error is errStarting.
+func (w *boxWatcher) get() (*api.Box, error) {
+	w.askMu.Lock()
+	defer w.askMu.Unlock()
+	if !w.asked.IsZero() && time.Since(w.asked) < freshFor {
+		return w.last, w.err
+	}
+	w.last, w.err = w.ask()
+	w.asked = time.Now()
+	return w.last, w.err
+}
+
+func (w *boxWatcher) ask() (*api.Box, error) {
+	ctx, cancel := context.WithTimeout(w.ctx, askTimeout)
+	defer cancel()
+	b := &api.Box{Notices: w.notices}
+	var n api.Network
+	var d api.Discovery
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if getJSON(ctx, w.src.network, "http://network/v1/network", &n) == nil {
+			b.Network = &n
+		}
+	})
+	wg.Go(func() {
+		if getJSON(ctx, w.src.discovery, "http://discovery/v1/discovery", &d) == nil {
+			b.Discovery = &d
+		}
+	})
+	err := getJSON(ctx, w.src.init, "http://init/v1/system", &b.System)
+	wg.Wait()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStarting, err)
+	}
+	return b, nil
+}
+
+// subscribe returns a channel with the latest state after each change, and what ends it. A slow reader misses states
+// in between, never the latest.
+func (w *boxWatcher) subscribe() (<-chan *api.Box, func()) {
+	c := make(chan *api.Box, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.subs[c] = struct{}{}
+	if w.cancel == nil {
+		var ctx context.Context
+		ctx, w.cancel = context.WithCancel(w.ctx)
+		go w.poll(ctx)
+	}
+	return c, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.subs, c)
+		if len(w.subs) == 0 && w.cancel != nil {
+			w.cancel()
+			w.cancel = nil
+		}
+	}
+}
+
+func (w *boxWatcher) poll(ctx context.Context) {
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	var before []byte
+	var sent time.Time
+	for {
+		if b, err := w.get(); err == nil {
+			if now := fingerprint(b); string(now) != string(before) || time.Since(sent) >= refreshTime {
+				before, sent = now, time.Now()
+				w.publish(b)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (w *boxWatcher) publish(b *api.Box) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.subs {
+		select {
+		case <-c: // what the reader has not taken yet is out of date
+		default:
+		}
+		c <- b
+	}
+}
+
+// fingerprint is the state without what changes all the time and with measurements rounded, so that a page is told of
+// what its reader would notice.
+func fingerprint(b *api.Box) []byte {
+	c := *b
+	v := &c.System.Vitals
+	c.System.UptimeMS = 0
+	v.MemAvailable = round(v.MemAvailable, 4<<20)
+	v.Load1 = math.Round(v.Load1*5) / 5
+	if v.Temperature != nil {
+		t := math.Round(*v.Temperature)
+		v.Temperature = &t
+	}
+	if v.Data != nil {
+		d := *v.Data
+		d.Free = round(d.Free, 16<<20)
+		v.Data = &d
+	}
+	c.System.Services = make([]api.Service, len(b.System.Services))
+	for i, s := range b.System.Services {
+		s.SinceMS, s.NextTryMS = 0, 0
+		s.Memory = round(s.Memory, 1<<20)
+		c.System.Services[i] = s
+	}
+	if b.Network != nil {
+		n := *b.Network
+		n.Clock.Now, n.Clock.OffsetMS, n.Clock.ErrorMS, n.Clock.LastSync = time.Time{}, 0, 0, time.Time{}
+		c.Network = &n
+	}
+	out, err := json.Marshal(c)
+	if err != nil {
+		return nil // then the minute's refresh has to do
+	}
+	return out
+}
+
+func round(n, to int64) int64 { return (n + to/2) / to * to }
+
+// getJSON asks another of our processes. A peer may be taken over, so its answer is limited.
+func getJSON(ctx context.Context, c *http.Client, url string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask %s: %s", url, resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", url, err)
+	}
+	if len(b) > maxAnswer {
+		return fmt.Errorf("ask %s: answer over %d bytes", url, maxAnswer)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("ask %s: %w", url, err)
+	}
+	return nil
+}
