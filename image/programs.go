@@ -17,6 +17,8 @@ import (
 const (
 	pkgInit   = "github.com/croft-os/croft/image/init"
 	pkgCroftd = "github.com/croft-os/croft/services/croftd"
+	// pkgMonogok is a tool in go.mod.
+	pkgMonogok = "github.com/bradfitz/monogok/cmd/monogok"
 )
 
 // packageConfig and config are monogok's config.json, as far as we use it.
@@ -87,8 +89,12 @@ func (b *builder) programs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gaf := filepath.Join(b.tmp, "monogok.gaf")
-	cmd := exec.CommandContext(ctx, "go", "tool", "monogok", "--config", filepath.Join(conf, "config.json"), "overwrite", "--gaf", gaf)
+	// "go tool" would build monogok itself for the board's processor.
+	tool, gaf := filepath.Join(b.tmp, "monogok"), filepath.Join(b.tmp, "monogok.gaf")
+	if _, err := output(ctx, b.Source, "go", "build", "-o", tool, pkgMonogok); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, tool, "--config", filepath.Join(conf, "config.json"), "overwrite", "--gaf", gaf)
 	cmd.Dir, cmd.Env = b.Source, env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("monogok: %w: %s", err, tail(string(out), 4000))

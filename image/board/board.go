@@ -96,23 +96,20 @@ func Find(id string) (Board, error) {
 	return Board{}, fmt.Errorf("no board %q; there are %s", id, strings.Join(ids, ", "))
 }
 
-// SectorFile is the size of the files that a running box rewrites in place: one sector, which a medium writes whole or
-// not at all.
+// SectorFile is the most that a file which a running box rewrites in place may hold: one sector, which a medium writes whole
+// or not at all.
 const SectorFile = layout.SectorSize
 
-// sectorFile pads text with newlines to one sector.
-func sectorFile(path, text string) (File, error) {
-	if len(text) > SectorFile {
-		return File{}, fmt.Errorf("%s has %d bytes, more than one sector", path, len(text))
-	}
-	return File{Path: path, Data: append([]byte(text), bytes.Repeat([]byte{'\n'}, SectorFile-len(text))...)}, nil
-}
-
-// croftTxt is the file that tells an owner without a screen how to reach the box. PID 1 overwrites it in place.
+// croftTxt is the file that tells an owner without a screen how to reach the box. PID 1 overwrites it in place, so it
+// fills its sector.
 func croftTxt() (File, error) {
-	return sectorFile("croft.txt", "Croft has not been started from this card or stick yet.\r\n\r\n"+
-		"Put it into the box and switch the box on. Two minutes later, put it\r\n"+
-		"back here: this file will then hold the box's address and claim code.\r\n")
+	const text = "Croft has not been started from this card or stick yet.\r\n\r\n" +
+		"Put it into the box and switch the box on. Two minutes later, put it\r\n" +
+		"back here: this file will then hold the box's address and claim code.\r\n"
+	if len(text) > SectorFile {
+		return File{}, fmt.Errorf("croft.txt has %d bytes, more than one sector", len(text))
+	}
+	return File{Path: "croft.txt", Data: append([]byte(text), bytes.Repeat([]byte{'\n'}, SectorFile-len(text))...)}, nil
 }
 
 func fromModule(mods Modules, module, name, to string) (File, error) {

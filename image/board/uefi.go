@@ -12,10 +12,10 @@ const (
 	systemdBoot = "internal/systemdboot/systemd-boot%s.efi"
 )
 
-// LoaderConf is the content of loader.conf that starts a slot: one sector, so that committing to a slot is one write.
-func LoaderConf(slot layout.Slot) ([]byte, error) {
-	f, err := sectorFile(loaderConf, fmt.Sprintf("timeout 0\neditor no\ndefault croft-%s.conf\n", slot))
-	return f.Data, err
+// LoaderConf is the content of loader.conf that starts a slot. It is one sector and as long for either slot, so that
+// committing to a slot is one write in place.
+func LoaderConf(slot layout.Slot) []byte {
+	return fmt.Appendf(nil, "timeout 0\neditor no\ndefault croft-%s.conf\n", slot)
 }
 
 // uefiFirst lists what the EFI system partition holds for both slots. arch is systemd-boot's name of the
@@ -30,11 +30,7 @@ func uefiFirst(arch, efiName string) func(Modules) ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
-		conf, err := LoaderConf(layout.SlotA)
-		if err != nil {
-			return nil, err
-		}
-		return []File{txt, {Path: loaderConf, Data: conf}, boot}, nil
+		return []File{txt, {Path: loaderConf, Data: LoaderConf(layout.SlotA)}, boot}, nil
 	}
 }
 
