@@ -18,17 +18,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/croft-os/croft/hardware/layout"
 	"golang.org/x/sys/unix"
 )
-
-// Numbers of the data partition.
-const (
-	DataPartitionGPT = 4 // ESP, ROOT-A, ROOT-B, DATA
-	DataPartitionMBR = 7 // SELECTOR, BOOT-A, BOOT-B, extended, ROOT-A, ROOT-B, DATA
-)
-
-// SectorSize is the logical sector in bytes that all layouts count in.
-const SectorSize = 512
 
 // ErrNoPartition means that the boot medium has no data partition.
 var ErrNoPartition = errors.New("no data partition on the medium that the box booted from")
@@ -73,7 +65,7 @@ func diskOf(sys string, major, minor uint32) (Disk, error) {
 		dir = filepath.Dir(dir)
 	}
 	d := Disk{Name: filepath.Base(dir)}
-	d.Size = readInt(filepath.Join(dir, "size")) * SectorSize
+	d.Size = readInt(filepath.Join(dir, "size")) * layout.SectorSize
 	for _, f := range []string{"device/model", "device/name"} {
 		if d.Model = readLine(filepath.Join(dir, f)); d.Model != "" {
 			break
@@ -98,8 +90,8 @@ func Partitions(sys string, d Disk) ([]Partition, error) {
 		}
 		ps = append(ps, Partition{
 			Name: e.Name(), Number: int(n),
-			Start: readInt(filepath.Join(sub, "start")) * SectorSize,
-			Size:  readInt(filepath.Join(sub, "size")) * SectorSize,
+			Start: readInt(filepath.Join(sub, "start")) * layout.SectorSize,
+			Size:  readInt(filepath.Join(sub, "size")) * layout.SectorSize,
 		})
 	}
 	return ps, nil

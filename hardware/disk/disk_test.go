@@ -108,7 +108,7 @@ func TestGrowGPT(t *testing.T) {
 func TestGrowGPTFromBackup(t *testing.T) {
 	img := gptImage(t, 16*mib)
 	f := open(t, img)
-	f.WriteAt(make([]byte, 34*SectorSize), SectorSize)
+	f.WriteAt(make([]byte, 34*sectorSize), sectorSize)
 	if _, wrote, err := growGPT(f, 16*mib, 4, nil); err != nil || !wrote {
 		t.Fatalf("wrote %v: %v", wrote, err)
 	}
@@ -190,9 +190,9 @@ func (r *recorder) cut(n int, rnd *rand.Rand) []byte {
 		}
 	}
 	for i, w := range r.log[:n] {
-		for s := 0; s < len(w.data); s += SectorSize {
+		for s := 0; s < len(w.data); s += sectorSize {
 			if i < flushed || rnd.IntN(2) == 0 {
-				copy(img[w.off+int64(s):], w.data[s:s+SectorSize])
+				copy(img[w.off+int64(s):], w.data[s:s+sectorSize])
 			}
 		}
 	}
@@ -216,11 +216,11 @@ func TestGrowPowerCut(t *testing.T) {
 			m := &recorder{now: img}
 			g, err := readGPT(m, 1)
 			if err != nil {
-				if g, err = readGPT(m, size/SectorSize-1); err != nil {
+				if g, err = readGPT(m, size/sectorSize-1); err != nil {
 					return err
 				}
 			}
-			if at := binary.LittleEndian.Uint64(g.entry(2)[32:]); at != 3*mib/SectorSize {
+			if at := binary.LittleEndian.Uint64(g.entry(2)[32:]); at != 3*mib/sectorSize {
 				return fmt.Errorf("root at sector %d", at)
 			}
 			return nil

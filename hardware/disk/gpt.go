@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+
+	"github.com/croft-os/croft/hardware/layout"
 )
 
 // Medium is a whole drive that partition tables are read from and written to.
@@ -17,10 +19,11 @@ type Medium interface {
 }
 
 const (
+	sectorSize   = layout.SectorSize
 	gptEntries   = 128
 	gptEntrySize = 128
 	gptArray     = gptEntries * gptEntrySize // bytes
-	gptReserved  = 1 + gptArray/SectorSize   // sectors at the end: array and header
+	gptReserved  = 1 + gptArray/sectorSize   // sectors at the end: array and header
 )
 
 // gptHeader is the header of UEFI 2.10 table 5.5.
@@ -51,8 +54,8 @@ type gpt struct {
 var errBadGPT = errors.New("no valid GPT")
 
 func readGPT(r io.ReaderAt, lba uint64) (*gpt, error) {
-	sector := make([]byte, SectorSize)
-	if _, err := r.ReadAt(sector, int64(lba)*SectorSize); err != nil {
+	sector := make([]byte, sectorSize)
+	if _, err := r.ReadAt(sector, int64(lba)*sectorSize); err != nil {
 		return nil, fmt.Errorf("GPT header at sector %d: %w", lba, err)
 	}
 	g := &gpt{}
@@ -69,7 +72,7 @@ func readGPT(r io.ReaderAt, lba uint64) (*gpt, error) {
 		return nil, fmt.Errorf("%w at sector %d: checksum", errBadGPT, lba)
 	}
 	g.array = make([]byte, gptArray)
-	if _, err := r.ReadAt(g.array, int64(g.ArrayLBA)*SectorSize); err != nil {
+	if _, err := r.ReadAt(g.array, int64(g.ArrayLBA)*sectorSize); err != nil {
 		return nil, fmt.Errorf("GPT entries at sector %d: %w", g.ArrayLBA, err)
 	}
 	if crc32.ChecksumIEEE(g.array) != g.ArrayCRC {
@@ -84,7 +87,7 @@ func (g *gpt) header() []byte {
 	b, _ := binary.Append(nil, binary.LittleEndian, &g.gptHeader)
 	g.HeaderCRC = crc32.ChecksumIEEE(b)
 	binary.LittleEndian.PutUint32(b[16:], g.HeaderCRC)
-	return append(b, make([]byte, SectorSize-len(b))...)
+	return append(b, make([]byte, sectorSize-len(b))...)
 }
 
 func (g *gpt) entry(number int) []byte {
@@ -98,7 +101,7 @@ func (g *gpt) entry(number int) []byte {
 // The backup is written and flushed before the primary, so that at every moment one of them is valid where firmware
 // and kernel (with the parameter "gpt") look. It returns the partition's size in bytes, and whether it wrote.
 func growGPT(m Medium, size int64, number int, newID func() [16]byte) (int64, bool, error) {
-	last := uint64(size/SectorSize) - 1
+	last := uint64(size/sectorSize) - 1
 	g, perr := readGPT(m, 1)
 	if perr != nil {
 		var err error
@@ -111,7 +114,7 @@ func growGPT(m Medium, size int64, number int, newID func() [16]byte) (int64, bo
 	if first == 0 || end < first || end > last {
 		return 0, false, fmt.Errorf("GPT: partition %d reaches from sector %d to %d of %d", number, first, end, last)
 	}
-	const mib = (1 << 20) / SectorSize
+	const mib = (1 << 20) / sectorSize
 	newEnd := (last-gptReserved+1)/mib*mib - 1
 	for i := 1; i <= gptEntries; i++ {
 		if s := binary.LittleEndian.Uint64(g.entry(i)[32:]); i != number && s > end {
@@ -122,7 +125,7 @@ func growGPT(m Medium, size int64, number int, newID func() [16]byte) (int64, bo
 	if newEnd > last-gptReserved {
 		return 0, false, fmt.Errorf("GPT: partition %d leaves no room for the backup table", number)
 	}
-	sizeNow := int64(newEnd-first+1) * SectorSize
+	sizeNow := int64(newEnd-first+1) * sectorSize
 	backup, berr := readGPT(m, last)
 	if perr == nil && berr == nil && newID == nil && newEnd == end && g.AltLBA == last && bytes.Equal(backup.array, g.array) {
 		return sizeNow, false, nil
@@ -140,24 +143,24 @@ func growGPT(m Medium, size int64, number int, newID func() [16]byte) (int64, bo
 		}
 		return nil
 	}
-	g.MyLBA, g.AltLBA, g.ArrayLBA = last, 1, last-gptArray/SectorSize
-	if err := step("backup entries", int64(g.ArrayLBA)*SectorSize, g.array); err != nil {
+	g.MyLBA, g.AltLBA, g.ArrayLBA = last, 1, last-gptArray/sectorSize
+	if err := step("backup entries", int64(g.ArrayLBA)*sectorSize, g.array); err != nil {
 		return 0, false, err
 	}
-	if err := step("backup header", int64(last)*SectorSize, g.header()); err != nil {
+	if err := step("backup header", int64(last)*sectorSize, g.header()); err != nil {
 		return 0, false, err
 	}
 	if err := m.Sync(); err != nil {
 		return 0, false, fmt.Errorf("GPT: flush the backup: %w", err)
 	}
 	g.MyLBA, g.AltLBA, g.ArrayLBA = 1, last, 2
-	if err := step("entries", 2*SectorSize, g.array); err != nil {
+	if err := step("entries", 2*sectorSize, g.array); err != nil {
 		return 0, false, err
 	}
-	if err := step("header", SectorSize, g.header()); err != nil {
+	if err := step("header", sectorSize, g.header()); err != nil {
 		return 0, false, err
 	}
-	pmbr := make([]byte, SectorSize)
+	pmbr := make([]byte, sectorSize)
 	if _, err := m.ReadAt(pmbr, 0); err != nil {
 		return 0, false, fmt.Errorf("GPT: protective MBR: %w", err)
 	}

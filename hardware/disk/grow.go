@@ -6,20 +6,12 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/croft-os/croft/hardware/layout"
 	"golang.org/x/sys/unix"
 )
 
-// Table is the kind of partition table on a drive.
-type Table string
-
-// Kinds of partition tables.
-const (
-	GPT Table = "gpt"
-	MBR Table = "mbr"
-)
-
 // TableOf reads which kind of partition table d has.
-func TableOf(d Disk) (Table, error) {
+func TableOf(d Disk) (layout.Table, error) {
 	f, err := os.Open(d.Path())
 	if err != nil {
 		return "", fmt.Errorf("partition table: %w", err)
@@ -28,37 +20,37 @@ func TableOf(d Disk) (Table, error) {
 	mbr, err := readMBR(f, 0)
 	if err != nil {
 		if _, gerr := readGPT(f, 1); gerr == nil {
-			return GPT, nil
+			return layout.GPT, nil
 		}
 		return "", err
 	}
 	for i := range 4 {
 		if entryOf(mbr, i).kind() == 0xee {
-			return GPT, nil
+			return layout.GPT, nil
 		}
 	}
-	return MBR, nil
+	return layout.MBR, nil
 }
 
-// DataNumber is the number of the data partition in a table of that kind.
-func (t Table) DataNumber() int {
-	if t == GPT {
-		return DataPartitionGPT
+// Layout returns the layout that Croft gives a drive with a table of that kind.
+func Layout(t layout.Table) layout.Layout {
+	if t == layout.GPT {
+		return layout.UEFI()
 	}
-	return DataPartitionMBR
+	return layout.Pi()
 }
 
 // Grow lets partition p reach the end of its drive d, in the partition table and in the running kernel
 // (BLKPG_RESIZE_PARTITION). With fresh set, a GPT drive and the partition get new ids. It returns p with its new
 // size.
-func Grow(d Disk, table Table, p Partition, fresh bool) (Partition, error) {
+func Grow(d Disk, table layout.Table, p Partition, fresh bool) (Partition, error) {
 	f, err := os.OpenFile(d.Path(), os.O_RDWR, 0)
 	if err != nil {
 		return p, fmt.Errorf("grow: %w", err)
 	}
 	defer f.Close()
 	var size int64
-	if table == GPT {
+	if table == layout.GPT {
 		var newID func() [16]byte
 		if fresh {
 			newID = func() [16]byte { return mixedEndian(NewUUID()) }

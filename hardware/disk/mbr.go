@@ -17,8 +17,8 @@ func (e mbrEntry) setSize(n uint32) { binary.LittleEndian.PutUint32(e[12:], n) }
 func (e mbrEntry) extended() bool   { return e.kind() == 0x05 || e.kind() == 0x0f }
 
 func readMBR(r io.ReaderAt, lba uint32) ([]byte, error) {
-	b := make([]byte, SectorSize)
-	if _, err := r.ReadAt(b, int64(lba)*SectorSize); err != nil {
+	b := make([]byte, sectorSize)
+	if _, err := r.ReadAt(b, int64(lba)*sectorSize); err != nil {
 		return nil, fmt.Errorf("MBR at sector %d: %w", lba, err)
 	}
 	if b[510] != 0x55 || b[511] != 0xaa {
@@ -40,8 +40,8 @@ func growMBR(m Medium, size int64, number int) (int64, bool, error) {
 	if err != nil {
 		return 0, false, err
 	}
-	const mib = (1 << 20) / SectorSize
-	end := uint32(min(uint64(size/SectorSize), 1<<32-1) / mib * mib)
+	const mib = (1 << 20) / sectorSize
+	end := uint32(min(uint64(size/sectorSize), 1<<32-1) / mib * mib)
 	ext := -1
 	for i := range 4 {
 		if entryOf(mbr, i).extended() {
@@ -64,7 +64,7 @@ func growMBR(m Medium, size int64, number int) (int64, bool, error) {
 		}
 		e.setSize(end - start)
 		wrote = true
-		if _, err := m.WriteAt(table, int64(lba)*SectorSize); err != nil {
+		if _, err := m.WriteAt(table, int64(lba)*sectorSize); err != nil {
 			return fmt.Errorf("MBR: write sector %d: %w", lba, err)
 		}
 		if err := m.Sync(); err != nil {
@@ -95,7 +95,7 @@ func growMBR(m Medium, size int64, number int) (int64, bool, error) {
 			if err := put(ebr, lba, 0, lba+entryOf(ebr, 0).start()); err != nil {
 				return 0, wrote, err
 			}
-			return int64(entryOf(ebr, 0).size()) * SectorSize, wrote, nil
+			return int64(entryOf(ebr, 0).size()) * sectorSize, wrote, nil
 		}
 		if !next.extended() || n > number {
 			return 0, wrote, fmt.Errorf("%w: no partition %d", errBadMBR, number)

@@ -52,7 +52,7 @@ const defaultName = "croft"
 // Release says what was built: /etc/croft/release.json, written by the image builder.
 type Release struct {
 	Version string `json:"version"`
-	Build   int64  `json:"build"` // seconds since 1970
+	Built   int64  `json:"built"` // seconds since 1970
 	Board   string `json:"board"`
 }
 
@@ -172,7 +172,7 @@ func (b *Box) identify() (string, error) {
 }
 
 func (b *Box) setClock() (string, error) {
-	build := time.Unix(b.release.Build, 0)
+	build := time.Unix(b.release.Built, 0)
 	if time.Now().Before(build) {
 		ts := unix.NsecToTimespec(build.UnixNano())
 		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {

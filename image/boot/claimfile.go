@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/hardware/layout"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,9 +16,6 @@ import (
 // image carries it with a full sector, so that the box only ever overwrites that one sector in place: a power cut
 // can't hurt the files that the box starts from.
 const claimFile = "croft.txt"
-
-// bootPartition is the number of the first FAT partition in every layout.
-const bootPartition = 1
 
 func claimText(mode, code string) []byte {
 	text := "This Croft has an owner. The claim code is no longer valid.\r\n"
@@ -28,7 +26,7 @@ func claimText(mode, code string) []byte {
 	if mode != "" {
 		text = mode + text
 	}
-	b := bytes.Repeat([]byte{' '}, disk.SectorSize)
+	b := bytes.Repeat([]byte{' '}, layout.SectorSize)
 	copy(b, text)
 	return b
 }
@@ -40,7 +38,7 @@ func (b *Box) writeClaimFile() (note string, err error) {
 	b.mu.Lock()
 	vol := b.data
 	b.mu.Unlock()
-	p, err := disk.Data("/sys", vol.disk, bootPartition, 0)
+	p, err := disk.Data("/sys", vol.disk, disk.Layout(vol.table).First, 0)
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +55,7 @@ func (b *Box) writeClaimFile() (note string, err error) {
 		return "", err
 	}
 	defer f.Close()
-	if _, err := f.WriteAt(text, sector*disk.SectorSize); err != nil {
+	if _, err := f.WriteAt(text, sector*layout.SectorSize); err != nil {
 		return "", fmt.Errorf("write %s: %w", claimFile, err)
 	}
 	if err := f.Sync(); err != nil {
@@ -77,7 +75,7 @@ func findClaimSector(dev string) (sector int64, content []byte, err error) {
 		return 0, nil, err
 	}
 	defer f.Close()
-	content = make([]byte, disk.SectorSize)
+	content = make([]byte, layout.SectorSize)
 	if n, err := f.ReadAt(content, 0); n != len(content) {
 		return 0, nil, fmt.Errorf("%s is too short: %d bytes: %w", claimFile, n, err)
 	}
@@ -95,8 +93,8 @@ func findClaimSector(dev string) (sector int64, content []byte, err error) {
 			return 0, nil, fmt.Errorf("find %s on the medium: %w", claimFile, e)
 		}
 	}
-	if block <= 0 || size < disk.SectorSize {
+	if block <= 0 || size < layout.SectorSize {
 		return 0, nil, fmt.Errorf("find %s on the medium: block %d of %d bytes", claimFile, block, size)
 	}
-	return int64(block) * int64(size) / disk.SectorSize, content, nil
+	return int64(block) * int64(size) / layout.SectorSize, content, nil
 }

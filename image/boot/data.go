@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/services/api"
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ type identity struct {
 // volume is the data partition.
 type volume struct {
 	disk  disk.Disk
-	table disk.Table
+	table layout.Table
 	part  disk.Partition
 }
 
@@ -73,7 +74,7 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	if err != nil {
 		return "", &rescueError{"no-table", "The list of partitions on the box's drive can't be read.", err}
 	}
-	p, err := disk.Data("/sys", d, table.DataNumber(), wait)
+	p, err := disk.Data("/sys", d, disk.Layout(table).Data, wait)
 	if err != nil {
 		return "", &rescueError{"no-partition", "The drive that the box started from has no data partition.", err}
 	}
@@ -107,7 +108,7 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	switch {
 	case errors.Is(err, os.ErrNotExist) && fresh:
 		note = "first start"
-		id = identity{Format: 1, ID: disk.FormatUUID(disk.NewUUID()), Claim: newClaimCode(), Created: b.release.Build}
+		id = identity{Format: 1, ID: disk.FormatUUID(disk.NewUUID()), Claim: newClaimCode(), Created: b.release.Built}
 		if err := writeIdentity(dataDir, id); err != nil {
 			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
 		}
