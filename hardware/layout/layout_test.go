@@ -55,12 +55,6 @@ func TestLayouts(t *testing.T) {
 			}
 		})
 	}
-	if got := layout.UEFI().Data; got != disk.DataPartitionGPT {
-		t.Errorf("DATA on a GPT is %d, hardware/disk takes %d", got, disk.DataPartitionGPT)
-	}
-	if got := layout.Pi().Data; got != disk.DataPartitionMBR {
-		t.Errorf("DATA on an MBR is %d, hardware/disk takes %d", got, disk.DataPartitionMBR)
-	}
 }
 
 func TestPARTUUID(t *testing.T) {
