@@ -18,7 +18,7 @@ import (
 
 var services = map[string]func(context.Context, *daemon.Env) error{
 	"core":      runCore,
-	"discovery": discovery.Run,
+	"discovery": runDiscovery,
 	"gateway":   gateway.Run,
 	"network":   network.Run,
 	"webui":     runWebUI,
@@ -26,6 +26,14 @@ var services = map[string]func(context.Context, *daemon.Env) error{
 
 func runCore(ctx context.Context, env *daemon.Env) error {
 	return core.Run(ctx, env, core.Config{GatewayUID: world.UIDGateway, WebUIUID: world.UIDWebUI})
+}
+
+func runDiscovery(ctx context.Context, env *daemon.Env) error {
+	return discovery.Run(ctx, env, discovery.Config{
+		Peers:   []uint32{world.UIDCore, world.UIDGateway},
+		ID:      os.Getenv("CROFT_ID"),
+		Version: os.Getenv("CROFT_VERSION"),
+	})
 }
 
 func runWebUI(ctx context.Context, env *daemon.Env) error {
