@@ -1,0 +1,34 @@
+# What a developer runs. Each target does its own set-up; see README.md.
+
+BOARD ?= pc
+OUT   ?= out
+
+.PHONY: run test test-fast image images bench lint setup
+
+run: ## boot a Croft on this machine (FRESH=1 starts over; HTTP_PORT, HTTPS_PORT)
+	@scripts/setup.sh image run
+	@go run ./scripts/run
+
+test: ## everything: units, labs in network namespaces, image checks, boots in QEMU, a browser (needs root)
+	@scripts/setup.sh image image-arm64 run test
+	@scripts/test.sh
+
+test-fast: ## units only, no images, no virtual machines
+	@scripts/setup.sh image test
+	@go vet ./...
+	@go test -short -race ./...
+
+image: ## build out/croft-$(BOARD).img and what belongs to it
+	@scripts/setup.sh image $(if $(filter pc,$(BOARD)),,image-arm64)
+	@go run ./scripts/croft build --board $(BOARD) --out $(OUT)
+
+bench: ## measure against the budgets of docs/architecture.md, beside named peers
+	@scripts/setup.sh image image-arm64 run test bench
+	@go run ./scripts/bench
+
+lint: ## what a change must pass before review
+	@test -z "$$(go tool gofumpt -l . | tee /dev/stderr)"
+	@go vet ./...
+	@GOARCH=arm64 go vet ./hardware/... ./image/... ./services/supervisor/...
+	@go tool staticcheck ./...
+	@go mod tidy -diff
