@@ -26,7 +26,7 @@ type Options struct {
 	Source  string    // folder of the module; "" means the one that encloses the current folder
 	Version string    // "" means git describe, or "dev"
 	Epoch   time.Time // time stamp of everything; zero means SOURCE_DATE_EPOCH, or the commit's time
-	// ImageOnly leaves out the compressed image, the bill of materials and the checksums.
+	// ImageOnly leaves out the compressed image, the checksums and the bill of materials.
 	ImageOnly bool
 	Log       *slog.Logger
 }
@@ -49,15 +49,16 @@ func Build(ctx context.Context, o Options) error {
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
+		skip bool
 	}{
-		{"build the programs", b.programs},
-		{"pack the root file system", b.root},
-		{"pack the boot volumes", b.volumes},
-		{"assemble the image", b.assemble},
-		{"compress", b.compress},
-		{"list the components", b.components},
+		{"build the programs", b.programs, false},
+		{"pack the root file system", b.root, false},
+		{"pack the boot volumes", b.volumes, false},
+		{"assemble the image", b.assemble, false},
+		{"compress", b.compress, o.ImageOnly},
+		{"list the components", b.components, o.ImageOnly},
 	} {
-		if o.ImageOnly && (step.name == "compress" || step.name == "list the components") {
+		if step.skip {
 			continue
 		}
 		start := time.Now()
@@ -72,6 +73,7 @@ func Build(ctx context.Context, o Options) error {
 type builder struct {
 	Options
 	tmp string // scratch, removed at the end
+	sum string // SHA-256 of the image, in hex, once it is compressed
 
 	mu      sync.Mutex
 	modules map[string]module
@@ -249,6 +251,7 @@ func (b *builder) compress(ctx context.Context) error {
 	if err := os.Rename(part, b.out(".img.zst")); err != nil {
 		return err
 	}
+	b.sum = raw
 	name := filepath.Base(b.out(".img"))
 	return os.WriteFile(b.out(".sha256"), fmt.Appendf(nil, "%s  %s\n%s  %s.zst\n", raw, name, packed, name), 0o644)
 }
