@@ -99,9 +99,10 @@ type Confined struct {
 
 // Probe is one attempt to get out of the sandbox.
 type Probe struct {
-	Name string `json:"name"` // such as "write-root", "raw-socket"
-	Held bool   `json:"held"` // the sandbox refused it
-	Note string `json:"note,omitempty"`
+	Name    string `json:"name"`              // such as "write-root", "raw-socket"
+	Held    bool   `json:"held"`              // the sandbox refused it
+	Granted bool   `json:"granted,omitempty"` // it was not refused because the service was granted it
+	Note    string `json:"note,omitempty"`
 }
 
 // Gap is something that the running kernel or board cannot enforce or drive, found by trying at run time.

@@ -25,6 +25,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/croft-os/croft/services/supervisor/probe"
 )
 
 // SocketDir is where the unix sockets of services stand, one NAME.sock each. A service sees only the ones that it
@@ -104,6 +105,11 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	if err != nil {
 		log.Error("can't start", "err", err)
 		return ExitConfig
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		if b, err := json.Marshal(probe.Run(env.SocketDir, env.StateDir)); err == nil {
+			env.Notify("X_CONFINED=" + string(b))
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

@@ -1,8 +1,12 @@
-package supervisor
+// Package service declares what the supervisor runs. It is data and its checks only, so that every process may
+// know the declarations.
+package service
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"regexp"
 	"time"
 )
@@ -13,13 +17,13 @@ type Service struct {
 	Title   string   // for people: "Web page"
 	Command []string // absolute path of a static binary, and its arguments
 	UID     uint32   // its own; the gid is the same number
-	After   []string // names of services that must be ready first
+	After   []string // names of services that must be ready first, or have turned out not to become ready
 
 	Listeners []Listener // opened by the supervisor, passed as LISTEN_FDS
 	Connect   []string   // names of services whose unix socket it may see
 	State     bool       // has a state directory STATEROOT/NAME, mode 0700, in STATE_DIRECTORY
 	Runtime   bool       // has a runtime directory /run/croft/NAME, mode 0755, in RUNTIME_DIRECTORY
-	ReadOnly  []string   // further paths of the host it may read, such as "/etc/ssl"
+	ReadOnly  []string   // further paths of the box it may read, such as "/sys"; with NetHost also what DNS and TLS need
 	Env       []string   // "KEY=value"
 
 	Network      Network
@@ -60,7 +64,7 @@ const (
 // Limits bound what a service may use; 0 means the default in brackets. What the kernel can't enforce the
 // supervisor watches, and ends the service that exceeds it.
 type Limits struct {
-	Memory   int64 // bytes [64 MiB]
+	Memory   int64 // bytes, without pages of files [64 MiB]
 	CPU      int   // percent of one core; [no limit]
 	Pids     int   // [64]
 	Files    int   // open files [1024]
@@ -80,13 +84,52 @@ var nameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
 
 // Validate reports the first thing that is wrong with the declaration by itself.
 func (s *Service) Validate() error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("service %s: %w", s.Name, fmt.Errorf(format, a...))
+	}
 	switch {
 	case !nameRE.MatchString(s.Name):
 		return fmt.Errorf("service %q: bad name", s.Name)
-	case len(s.Command) == 0 || s.Command[0] == "" || s.Command[0][0] != '/':
-		return fmt.Errorf("service %s: the command needs an absolute path", s.Name)
+	case len(s.Command) == 0 || !filepath.IsAbs(s.Command[0]) || filepath.Clean(s.Command[0]) != s.Command[0]:
+		return bad("the command needs an absolute path")
 	case s.UID == 0:
-		return fmt.Errorf("service %s: needs a uid of its own", s.Name)
+		return bad("needs a uid of its own")
+	}
+	for _, p := range s.ReadOnly {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" {
+			return bad("read-only path %q is not absolute and clean, or is everything", p)
+		}
+	}
+	for _, c := range s.Connect {
+		if !nameRE.MatchString(c) {
+			return bad("may connect to %q, which is no service's name", c)
+		}
+	}
+	for _, l := range s.Listeners {
+		switch l.Network {
+		case "tcp", "udp":
+		case "unix":
+			if filepath.Base(l.Address) != l.Address || l.Address[0] == '.' {
+				return bad("listener %s: %q is no file name", l.Name, l.Address)
+			}
+		default:
+			return bad("listener %s: unknown network %q", l.Name, l.Network)
+		}
+		if !nameRE.MatchString(l.Name) {
+			return bad("listener %q: bad name", l.Name)
+		}
 	}
 	return nil
+}
+
+// WithDefaults returns the declaration with all defaults filled in.
+func (s Service) WithDefaults() Service {
+	s.Limits.Memory = cmp.Or(s.Limits.Memory, 64<<20)
+	s.Limits.Pids = cmp.Or(s.Limits.Pids, 64)
+	s.Limits.Files = cmp.Or(s.Limits.Files, 1024)
+	s.Limits.IOWeight = cmp.Or(s.Limits.IOWeight, 100)
+	s.ReadyTimeout = cmp.Or(s.ReadyTimeout, 30*time.Second)
+	s.StopTimeout = cmp.Or(s.StopTimeout, 5*time.Second)
+	s.Title = cmp.Or(s.Title, s.Name)
+	return s
 }

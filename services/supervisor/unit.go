@@ -1,0 +1,418 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+
+	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/supervisor/sandbox"
+)
+
+// Back-off between tries to start a service that failed, and what counts as a crash loop.
+const (
+	backoffFirst = 500 * time.Millisecond // doubled after each failure
+	backoffMost  = 30 * time.Second
+	crashCount   = 5 // failures within crashWindow are a crash loop
+	crashWindow  = 10 * time.Minute
+	crashRetry   = 5 * time.Minute        // between tries in a crash loop
+	killWait     = 5 * time.Second        // for a killed service to be gone, when the box stops
+	abortWait    = 2 * time.Second        // for a service to write its stacks after SIGABRT
+	memoryTick   = 500 * time.Millisecond // between looks at the memory of a service that the kernel does not limit
+)
+
+// exitConfig is the exit code that says that a restart can't mend it: EX_CONFIG of sysexits.h.
+const exitConfig = 78
+
+// backend is the operating system as the state machine sees it.
+type backend interface {
+	// prepare makes directories and opens listeners before the first start. What fails for one service fails its
+	// start, not prepare.
+	prepare(ctx context.Context, units []*unit) error
+	// start starts a service's process. Messages that it sends arrive on u.inbox.
+	start(u *unit) (process, error)
+	gaps() []api.Gap
+	close()
+}
+
+// process is one started service with all its children.
+type process interface {
+	pid() int
+	signal(syscall.Signal) // to the first process
+	kill()                 // all of them
+	done() <-chan exit     // receives once, when all have ended
+	// anonymous returns the bytes of memory that only this service uses, for the supervisor to limit; watch is
+	// false where the kernel does that.
+	anonymous() (n int64, watch bool)
+	footprint() int64 // bytes, for people: proportional set size
+}
+
+// exit is how a process ended.
+type exit struct {
+	code   int            // if it exited
+	signal syscall.Signal // if it was killed
+	memory bool           // by the kernel, for exceeding its memory limit
+	err    error          // if it was never started
+}
+
+// unit is one service's state machine. Its goroutine runs run; others read state under the supervisor's lock.
+type unit struct {
+	decl          Service
+	sup           *Supervisor
+	after, before []*unit
+	inbox         chan message
+	again         chan struct{} // a restart is asked for
+	ended         chan struct{} // closed when run returns
+
+	// guarded by sup.mu
+	state   api.Service
+	since   time.Time // of state.State
+	away    time.Time // when it last ceased to be running
+	nextTry time.Time
+	proc    process
+
+	// of run's goroutine only
+	failures []time.Time // within crashWindow
+	streak   int         // failures since it was last ready for long
+}
+
+func newUnit(s *Supervisor, d Service) *unit {
+	now := time.Now()
+	return &unit{
+		decl:  d,
+		sup:   s,
+		inbox: make(chan message, 8),
+		again: make(chan struct{}, 1),
+		ended: make(chan struct{}),
+		state: api.Service{
+			Name: d.Name, Title: d.Title, State: api.StateWaiting, Since: now, UID: d.UID, Critical: d.Critical,
+			MemoryMax: d.Limits.Memory,
+		},
+		since: now,
+		away:  now,
+	}
+}
+
+// set changes the state under the lock, and wakes who waits for that.
+func (u *unit) set(state string, also func(*api.Service)) {
+	s := u.sup
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u.state.State != state {
+		if u.state.State == api.StateRunning {
+			u.away = time.Now()
+		}
+		u.state.State = state
+		u.since = time.Now()
+		u.state.Since = u.since.UTC().Round(time.Millisecond)
+		u.nextTry = time.Time{}
+	}
+	if also != nil {
+		also(&u.state)
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// run starts the service again and again until ctx ends or there is nothing more to try, and then until a restart
+// is asked for.
+func (u *unit) run(ctx context.Context) {
+	defer close(u.ended)
+	u.sup.mu.Lock()
+	u.away = time.Now()
+	u.sup.mu.Unlock()
+	for u.waitDependencies(ctx) {
+		end := u.once(ctx)
+		if ctx.Err() != nil || !u.rest(ctx, end) {
+			break
+		}
+		u.set(api.StateWaiting, func(st *api.Service) { st.Restarts++ })
+	}
+	u.set(api.StateStopped, func(st *api.Service) { st.Status = "" })
+}
+
+// waitDependencies returns true when each service to start after is ready, or has turned out not to become so:
+// then starting shows more than waiting.
+func (u *unit) waitDependencies(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		s := u.sup
+		s.mu.Lock()
+		changed, wait := s.changed, false
+		for _, dep := range u.after {
+			switch dep.state.State {
+			case api.StateWaiting, api.StateStarting, api.StateBackoff, api.StateStopping:
+				wait = true
+			}
+		}
+		s.mu.Unlock()
+		if !wait {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+// stopTurn returns a channel that is closed when ctx has ended and everything that was started after this service
+// has ended too.
+func (u *unit) stopTurn(ctx, alive context.Context) <-chan struct{} {
+	turn := make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-alive.Done():
+			return
+		}
+		for _, b := range u.before {
+			select {
+			case <-b.ended:
+			case <-alive.Done():
+				return
+			}
+		}
+		close(turn)
+	}()
+	return turn
+}
+
+// ending is how one run of a service ended.
+type ending struct {
+	exit
+	why string        // says why the supervisor ended it, if it did not end by itself
+	ran time.Duration // for how long it had been ready
+}
+
+// once runs the service from its start to its end.
+func (u *unit) once(ctx context.Context) ending {
+	select {
+	case <-u.again: // is about to be followed
+	default:
+	}
+	u.set(api.StateStarting, func(st *api.Service) { st.Status = ""; st.Confined = nil })
+	p, err := u.sup.backend.start(u)
+	if err != nil {
+		return ending{exit: exit{err: err}}
+	}
+	alive, over := context.WithCancel(context.Background())
+	defer over()
+	turn := u.stopTurn(ctx, alive)
+	u.hold(p)
+	defer u.hold(nil)
+	log := u.sup.log.With("service", u.decl.Name, "pid", p.pid())
+	log.Info("service started")
+
+	ready := time.NewTimer(u.decl.ReadyTimeout)
+	defer ready.Stop()
+	watchdog := time.NewTimer(time.Hour)
+	watchdog.Stop()
+	defer watchdog.Stop()
+	var kill, giveUp <-chan time.Time
+	memory := time.NewTicker(memoryTick)
+	defer memory.Stop()
+	again := u.again
+	var why string
+	var readyAt time.Time
+	ended := func(e exit) ending {
+		r := ending{exit: e, why: why}
+		if !readyAt.IsZero() {
+			r.ran = time.Since(readyAt)
+		}
+		return r
+	}
+
+	// end asks for the end once, and sees to it if that is not followed in time.
+	end := func(reason string, sig syscall.Signal, patience time.Duration) {
+		if why != "" {
+			return
+		}
+		why = reason
+		ready.Stop()
+		watchdog.Stop()
+		memory.Stop()
+		again = nil
+		u.set(api.StateStopping, nil)
+		kill = time.After(patience)
+		p.signal(sig)
+	}
+	for {
+		select {
+		case e := <-p.done():
+			return ended(e)
+		case m := <-u.inbox:
+			if m.pid != p.pid() || m.uid != u.decl.UID {
+				continue // of an earlier process, or a child
+			}
+			u.take(m)
+			if why != "" {
+				continue
+			}
+			if m.ready && readyAt.IsZero() {
+				readyAt = time.Now()
+				ready.Stop()
+				u.set(api.StateRunning, nil)
+				log.Info("service ready")
+			}
+			if (m.ready || m.watchdog) && u.decl.Watchdog > 0 && !readyAt.IsZero() {
+				watchdog.Reset(u.decl.Watchdog)
+			}
+			if m.stopping {
+				end(itStopped, 0, u.decl.StopTimeout)
+			}
+		case <-ready.C:
+			end(fmt.Sprintf("not ready after %s", u.decl.ReadyTimeout), syscall.SIGABRT, abortWait)
+		case <-watchdog.C:
+			end(fmt.Sprintf("no sign of life for %s", u.decl.Watchdog), syscall.SIGABRT, abortWait)
+		case <-memory.C:
+			n, watch := p.anonymous()
+			if !watch {
+				memory.Stop()
+			} else if n > u.decl.Limits.Memory {
+				end(overMemory(u.decl.Limits.Memory), syscall.SIGKILL, 0)
+			}
+		case <-again:
+			end(askedFor, syscall.SIGTERM, u.decl.StopTimeout)
+		case <-turn:
+			turn = nil
+			giveUp = time.After(u.decl.StopTimeout + killWait)
+			end("the box stops", syscall.SIGTERM, u.decl.StopTimeout)
+		case <-kill:
+			p.kill()
+		case <-giveUp:
+			log.Error("service can't be killed")
+			return ended(exit{})
+		}
+	}
+}
+
+// Reasons for an ending.
+const (
+	askedFor  = "a restart was asked for"
+	itStopped = "it said that it stops"
+)
+
+func overMemory(limit int64) string { return fmt.Sprintf("memory limit %d MB", limit>>20) }
+
+func (u *unit) hold(p process) {
+	u.sup.mu.Lock()
+	defer u.sup.mu.Unlock()
+	u.proc, u.state.PID, u.state.Memory = p, 0, 0
+	if p != nil {
+		u.state.PID = p.pid()
+	}
+}
+
+// take notes what a service says of itself.
+func (u *unit) take(m message) {
+	u.sup.mu.Lock()
+	defer u.sup.mu.Unlock()
+	if m.status != "" {
+		u.state.Status = m.status
+	}
+	if len(m.confined) > 0 {
+		var c api.Confined
+		if json.Unmarshal(m.confined, &c) == nil {
+			u.judge(&c)
+			u.state.Confined = &c
+		}
+	}
+}
+
+// rest decides what follows the end of a process, and waits for it. It returns false if ctx ended.
+func (u *unit) rest(ctx context.Context, end ending) bool {
+	text, ok := describe(end, u.decl.Limits.Memory)
+	log := u.sup.log.With("service", u.decl.Name, "exit", text)
+	note := func(st *api.Service) { st.LastExit = text; st.Status = "" }
+	if end.why == askedFor {
+		u.streak, u.failures = 0, nil
+		u.set(api.StateWaiting, note)
+		log.Info("service ended")
+		return true
+	}
+
+	state, wait := api.StateBackoff, time.Duration(-1) // negative for never
+	switch {
+	case end.err == nil && end.code == exitConfig:
+		state = api.StateFailed
+	case ok && u.decl.Restart != RestartAlways:
+		state = api.StateDone
+	case u.decl.Restart == RestartNever:
+		state = api.StateFailed
+	default:
+		state, wait = u.backoff(end.ran)
+	}
+	u.set(state, note)
+	if state == api.StateDone {
+		log.Info("service ended")
+	} else {
+		log.Warn("service ended", "state", state, "next_try_ms", max(wait, 0).Milliseconds())
+	}
+	if state != api.StateDone && u.streak <= crashCount { // a crash loop's further rounds would wear out the card
+		if err := u.sup.journal.Sync(); err != nil {
+			log.Warn("can't keep the log", "err", err)
+		}
+	}
+
+	var next <-chan time.Time
+	if wait >= 0 {
+		u.sup.mu.Lock()
+		u.nextTry = time.Now().Add(wait)
+		u.sup.mu.Unlock()
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		next = t.C
+	}
+	select {
+	case <-next:
+		return true
+	case <-u.again:
+		u.streak, u.failures = 0, nil
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// backoff counts a failure and says how long to wait before the next try.
+func (u *unit) backoff(ran time.Duration) (state string, wait time.Duration) {
+	now := time.Now()
+	for len(u.failures) > 0 && now.Sub(u.failures[0]) > crashWindow {
+		u.failures = u.failures[1:]
+	}
+	if ran > crashWindow {
+		u.streak = 0
+	}
+	u.streak++
+	u.failures = append(u.failures, now)
+	state, wait = api.StateBackoff, min(backoffFirst<<min(u.streak-1, 10), backoffMost)
+	if len(u.failures) >= crashCount {
+		u.failures = u.failures[len(u.failures)-crashCount:]
+		state, wait = api.StateCrashing, crashRetry
+	}
+	return state, time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+}
+
+// describe says in words how a process ended, and whether it ended well.
+func describe(end ending, memoryMax int64) (text string, ok bool) {
+	switch {
+	case end.err != nil:
+		return end.err.Error(), false
+	case end.memory:
+		return "killed: " + overMemory(memoryMax), false
+	case end.why != "" && end.why != itStopped:
+		return "killed: " + end.why, false
+	case end.signal != 0:
+		return "killed: " + end.signal.String(), false
+	case end.code == sandbox.ExitFailed:
+		return "could not enter its sandbox", false
+	case end.code != 0:
+		return fmt.Sprintf("exit status %d", end.code), false
+	default:
+		return "exit status 0", true
+	}
+}
