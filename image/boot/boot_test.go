@@ -1,0 +1,206 @@
+package boot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/supervisor/journal"
+)
+
+func newBox() *Box {
+	return &Box{log: slog.New(slog.DiscardHandler), journal: journal.New(), end: make(chan string, 1)}
+}
+
+func TestPhase(t *testing.T) {
+	b := newBox()
+	b.log = nil
+	b.phase("good", "Good", func() (string, error) { return "note", nil })
+	b.phase("bad", "Bad", func() (string, error) { return "", errors.New("no such thing") })
+	b.phase("worse", "Worse", func() (string, error) { panic("out of luck") })
+	for i, want := range []struct{ name, note, err string }{
+		{"good", "note", ""}, {"bad", "", "no such thing"}, {"worse", "", "panic: out of luck"},
+	} {
+		p := b.phases[i]
+		if p.Name != want.name || p.Note != want.note || p.Error != want.err || p.TookMS < 0 {
+			t.Errorf("phase %d is %+v, want %+v", i, p, want)
+		}
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := readIdentity(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no marker: %v", err)
+	}
+	want := identity{Format: 1, ID: "x", Claim: newClaimCode(), Created: 7}
+	if err := writeIdentity(dir, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readIdentity(dir); err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if st, _ := os.Stat(filepath.Join(dir, markerFile)); st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	for name, text := range map[string]string{
+		"empty": "", "torn": `{"format":1,"id":"x`, "newer": `{"format":2,"id":"x"}`, "nobody's": `{"format":1}`,
+	} {
+		os.WriteFile(filepath.Join(dir, markerFile), []byte(text), 0o600)
+		if id, err := readIdentity(dir); err == nil {
+			t.Errorf("%s marker was taken: %+v", name, id)
+		}
+	}
+}
+
+func TestClaimCode(t *testing.T) {
+	re := regexp.MustCompile(`^[0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4}$`)
+	seen := map[string]bool{}
+	for range 1000 {
+		c := newClaimCode()
+		if !re.MatchString(c) || seen[c] {
+			t.Fatalf("code %q", c)
+		}
+		seen[c] = true
+	}
+}
+
+func TestClaimText(t *testing.T) {
+	for _, tc := range []struct{ code, want string }{{"ABCD-EFGH", "ABCD-EFGH"}, {"", "no longer valid"}} {
+		b := claimText("", tc.code)
+		if len(b) != 512 || !strings.Contains(string(b), tc.want) {
+			t.Errorf("%d bytes: %q", len(b), b)
+		}
+	}
+}
+
+func TestParseCmdline(t *testing.T) {
+	m := parseCmdline("root=PARTUUID=1-2 ro croft.slot=a\n")
+	if m["root"] != "PARTUUID=1-2" || m["croft.slot"] != "a" {
+		t.Errorf("%v", m)
+	}
+	if _, ok := m["ro"]; !ok {
+		t.Error("a word without a value is lost")
+	}
+}
+
+func TestRender(t *testing.T) {
+	s := api.System{
+		Version: "1.2", Board: api.Board{Model: "Test Board"},
+		Phases:   []api.Phase{{Title: "Clock", Error: "no battery"}},
+		Services: []api.Service{{Name: "core", Title: "Core", State: api.StateRunning}, {Name: "x", Title: "X", State: api.StateCrashing, LastExit: "exit status 1"}},
+	}
+	v4, v6 := net.ParseIP("192.168.1.5"), net.ParseIP("fd00::1")
+	for _, tc := range []struct {
+		name  string
+		text  string
+		want  []string
+		never []string
+	}{
+		{"unclaimed", render(s, "ABCD-EFGH", []net.IP{v4, v6}), []string{
+			"claim code ABCD-EFGH", "http://192.168.1.5/", "http://[fd00::1]/", "█", "Clock: no battery", "running   Core", "(exit status 1)",
+		}, []string{"RESCUE"}},
+		{"claimed", render(s, "", []net.IP{v4}), []string{"http://192.168.1.5/"}, []string{"claim code", "█"}},
+		{"no network", render(s, "ABCD-EFGH", nil), []string{"No network yet", "ABCD-EFGH"}, []string{"█"}},
+		{"rescue", render(api.System{Rescue: &api.Rescue{Text: "Broken.", Detail: "EIO"}}, "ABCD-EFGH", []net.IP{v4}), []string{
+			"RESCUE MODE: Broken.", "EIO", "code for this start ABCD-EFGH",
+		}, []string{"claim code"}},
+	} {
+		for _, w := range tc.want {
+			if !strings.Contains(tc.text, w) {
+				t.Errorf("%s: %q is missing in\n%s", tc.name, w, tc.text)
+			}
+		}
+		for _, w := range tc.never {
+			if strings.Contains(tc.text, w) {
+				t.Errorf("%s: %q is in\n%s", tc.name, w, tc.text)
+			}
+		}
+	}
+}
+
+func TestControl(t *testing.T) {
+	b := newBox()
+	b.ident = identity{ID: "id", Claim: "ABCD-EFGH"}
+	h := b.control(context.Background())
+	call := func(method, path, body string) (int, string) {
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		text, _ := io.ReadAll(w.Body)
+		return w.Code, string(text)
+	}
+	if code, body := call("GET", "/v1/claim", ""); code != 200 || !strings.Contains(body, "ABCD-EFGH") {
+		t.Errorf("claim: %d %s", code, body)
+	}
+	code, body := call("GET", "/v1/system", "")
+	var sys api.System
+	if err := json.Unmarshal([]byte(body), &sys); err != nil || code != 200 || sys.ID != "id" || sys.Mode != api.ModeNormal {
+		t.Errorf("system: %d %s %v", code, body, err)
+	}
+	for _, tc := range []struct{ path, body string }{
+		{"/v1/power", `{"action":"explode"}`},
+		{"/v1/power", `rubbish`},
+		{"/v1/power", `{"action":"` + strings.Repeat("x", 8192) + `"}`},
+		{"/v1/rescue", `{"action":"check"}`},                           // not in rescue mode
+		{"/v1/rescue", `{"action":"start-over"}`},                      // no confirmation
+		{"/v1/rescue", `{"action":"start-over","confirm":"erase it"}`}, // not the word
+		{"/v1/services/core/restart", ``},                              // not started
+	} {
+		if code, body := call("POST", tc.path, tc.body); code != http.StatusBadRequest {
+			t.Errorf("POST %s %.40s: %d %s", tc.path, tc.body, code, body)
+		}
+	}
+	select {
+	case a := <-b.end:
+		t.Errorf("the box was told to %s", a)
+	default:
+	}
+	if code, _ := call("POST", "/v1/power", `{"action":"reboot"}`); code != http.StatusNoContent {
+		t.Errorf("reboot: %d", code)
+	}
+	if a := <-b.end; a != "reboot" {
+		t.Errorf("the box was told to %s", a)
+	}
+}
+
+// TestRescueActions holds the rules of the rescue page's actions: one at a time, none without a partition.
+func TestRescueActions(t *testing.T) {
+	b := newBox()
+	b.rescue = &api.Rescue{Code: "no-partition"}
+	for _, action := range []string{"check", "start-over"} {
+		if err := b.act(context.Background(), action); err == nil {
+			t.Errorf("%s without a partition", action)
+		}
+	}
+	b.rescue.Busy = "check"
+	if err := b.act(context.Background(), "retry"); !errors.Is(err, errBusy) {
+		t.Errorf("a second action: %v", err)
+	}
+}
+
+func TestWriteAtomic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	for _, text := range []string{"one", "two"} {
+		if err := writeAtomic(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFile(path); got != text {
+			t.Errorf("got %q", got)
+		}
+	}
+	if err := writeAtomic(filepath.Join(path, "x"), nil, 0o600); err == nil {
+		t.Error("wrote below a file")
+	}
+}
