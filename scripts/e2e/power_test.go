@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"database/sql"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/scripts/faults"
+	"github.com/croft-os/croft/scripts/qemu"
+	"github.com/croft-os/croft/services/api"
+	_ "github.com/mattn/go-sqlite3" // judges the databases that a cut leaves
+)
+
+const (
+	cuts   = 240 // crash images that are checked
+	booted = 12  // of them, and booted to the page
+)
+
+// TestPowerCuts records a whole first start and a sign-in, makes the disks that power cuts at random moments could have
+// left, lets foreign tools judge each, and boots some of them: every one must come up, as one and the same box from the
+// moment on that it had told its code.
+func TestPowerCuts(t *testing.T) {
+	t.Parallel()
+	img := image(t, qemu.PC)
+	kernel := direct(t, img)
+	base, err := faults.LoadDisk(img, diskSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := &faults.Recorder{Device: base.Fork()}
+	o := qemu.Options{Board: qemu.PC, Kernel: kernel, NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, rec)}}}
+	b := start(t, o)
+	b.waitPage()
+	code := b.code()
+	told := len(rec.Events()) // what was promised until here must last
+	b.signIn(code)
+	b.waitState("everything runs", time.Minute, healthy)
+	ca := b.authority()
+	b.off()
+	events := rec.Events()
+	flushes, bytes := 0, int64(0)
+	for _, e := range events {
+		if e.Kind == faults.KindFlush {
+			flushes++
+		}
+		bytes += e.Len
+	}
+	t.Logf("recorded %d events, %d flushes, %d kB; the page and the code were there after %d", len(events), flushes, bytes>>10, told)
+	if flushes < 5 {
+		t.Error("hardly any flushes: the recording can't be right")
+	}
+
+	type job struct {
+		seed uint64
+		at   int
+	}
+	const seed = 20261120
+	rng := rand.New(rand.NewPCG(seed, 0))
+	jobs := make([]job, cuts)
+	for i := range jobs {
+		jobs[i] = job{uint64(i), rng.IntN(len(events) + 1)}
+	}
+	crash := func(j job) *faults.Disk {
+		d, err := faults.Crash(rand.New(rand.NewPCG(seed, j.seed)), base, events, j.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	esp, err := partition(base, layout.UEFI().Boot[layout.SlotA])
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(j job) error {
+		dir, err := os.MkdirTemp("", "croft-cut-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		c := cut{disk: crash(j), dir: dir}
+		return c.check(t.Context(), esp, j.at >= told, code)
+	}
+	work := make(chan job)
+	var wg sync.WaitGroup
+	for range runtime.NumCPU() {
+		wg.Go(func() {
+			for j := range work {
+				if err := check(j); err != nil {
+					t.Errorf("power cut %d, after event %d of %d: %v", j.seed, j.at, len(events), err)
+				}
+			}
+		})
+	}
+	for _, j := range jobs {
+		work <- j
+	}
+	close(work)
+	wg.Wait()
+
+	for i := range booted {
+		j := jobs[i*cuts/booted]
+		t.Run(fmt.Sprintf("boot %d", j.seed), func(t *testing.T) {
+			t.Parallel()
+			o := o
+			o.Disks = []qemu.Disk{{NBD: serve(t, crash(j))}}
+			b := start(t, o)
+			s := b.up()
+			if err := grown(s); err != nil {
+				t.Error(err)
+			}
+			if j.at >= told && b.code() != code {
+				t.Errorf("cut after event %d: the code is %s and was told as %s", j.at, b.code(), code)
+			}
+			if j.at == len(events) && string(b.authority()) != string(ca) {
+				t.Error("the authority changed although the box was off in order")
+			}
+			b.off()
+		})
+	}
+}
+
+// serve serves a disk over NBD until the test's end and returns the socket.
+func serve(t *testing.T, d faults.Device) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "croft-nbd-") // shorter than t.TempDir, as a socket's path must be
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock := filepath.Join(dir, "nbd")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- faults.Serve(ctx, l, d) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		os.RemoveAll(dir)
+	})
+	return sock
+}
+
+// partition returns the content of a partition of the layout.
+func partition(d *faults.Disk, number int) ([]byte, error) {
+	p := layout.UEFI().Partition(number)
+	b := make([]byte, p.Size)
+	_, err := d.ReadAt(b, p.Start)
+	return b, err
+}
+
+// check judges a disk that a power cut left. esp is what the image holds there; told, that the box had told its code
+// before the cut.
+func (c *cut) check(ctx context.Context, esp []byte, told bool, code string) error {
+	if err := c.load(ctx); err != nil {
+		return err
+	}
+	if _, err := run(ctx, "dosfsck", "-n", c.esp); err != nil {
+		return err
+	}
+	if err := c.checkESP(esp); err != nil {
+		return err
+	}
+	// As the kernel does when it mounts: replay the journal, clear orphans. Then nothing may be left to mend.
+	if out, err := run(ctx, "e2fsck", "-p", c.data); err != nil && !strings.Contains(err.Error(), "exit status 1\n") {
+		return fmt.Errorf("%w%s", err, out)
+	}
+	if _, err := run(ctx, "e2fsck", "-fn", c.data); err != nil {
+		return err
+	}
+	files := filepath.Join(c.dir, "files")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return err
+	}
+	if _, err := run(ctx, "debugfs", "-R", "rdump / "+files, c.data); err != nil {
+		return err
+	}
+	return c.checkFiles(ctx, files, told, code)
+}
+
+// checkESP compares the EFI system partition with the image's: only one sector, that of croft.txt, may have changed.
+func (c *cut) checkESP(esp []byte) error {
+	now, err := partition(c.disk, layout.UEFI().Boot[layout.SlotA])
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(now) == sha256.Sum256(esp) {
+		return nil
+	}
+	changed := 0
+	for i := 0; i < len(esp); i += layout.SectorSize {
+		if s := now[i : i+layout.SectorSize]; !bytes.Equal(s, esp[i:i+layout.SectorSize]) {
+			changed++
+			if !bytes.Contains(s, []byte("Croft")) {
+				return fmt.Errorf("sector %d of the EFI system partition changed to %.60q", i/layout.SectorSize, s)
+			}
+		}
+	}
+	if changed > 1 {
+		return fmt.Errorf("%d sectors of the EFI system partition changed", changed)
+	}
+	return nil
+}
+
+// checkFiles judges the files of a data partition: each is absent or complete.
+func (c *cut) checkFiles(ctx context.Context, dir string, told bool, code string) error {
+	uuid, err := run(ctx, "dumpe2fs", "-h", c.data)
+	if err != nil {
+		return err
+	}
+	seed := strings.Contains(uuid, disk.SeedUUID)
+	b, err := os.ReadFile(filepath.Join(dir, "croft.json"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if !seed || told {
+			return fmt.Errorf("no mark on a started data partition (seed %v, code told %v)", seed, told)
+		}
+		return nil
+	case err != nil:
+		return err
+	}
+	var id struct{ ID, Claim string }
+	if err := json.Unmarshal(b, &id); err != nil || id.ID == "" {
+		return fmt.Errorf("croft.json is %q: %w", b, err)
+	}
+	if told && id.Claim != code {
+		return fmt.Errorf("the claim code is %q and was told as %q", id.Claim, code)
+	}
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		switch {
+		case e.Name() == "ca.pem":
+			return checkCA(path)
+		case strings.HasSuffix(e.Name(), ".db"):
+			return checkSQLite(path)
+		}
+		return nil
+	})
+}
+
+func checkCA(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	block, rest := pem.Decode(b)
+	key, _ := pem.Decode(rest)
+	if block == nil || key == nil {
+		return fmt.Errorf("%s is torn: %q", path, b)
+	}
+	_, err = x509.ParseCertificate(block.Bytes)
+	return err
+}
+
+func checkSQLite(path string) error {
+	db, err := sql.Open("sqlite3", "file:"+path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var verdict string
+	if err := db.QueryRow("PRAGMA integrity_check").Scan(&verdict); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("%s: %s", path, verdict)
+	}
+	return nil
+}
+
+// TestPowerCutAtWork cuts the power of a running box a few times without warning.
+func TestPowerCutAtWork(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	var id, code string
+	for i := range 3 {
+		b := start(t, o)
+		s := b.up()
+		if i == 0 {
+			id, code = s.System.ID, b.code()
+		}
+		if s.System.ID != id || b.code() != code {
+			t.Errorf("start %d: box %s with code %s, was %s with %s", i, s.System.ID, b.code(), id, code)
+		}
+		var wants []string
+		for _, svc := range s.System.Services {
+			if svc.State == api.StateRunning {
+				wants = append(wants, svc.Name)
+			}
+		}
+		if len(wants) == 0 {
+			t.Error("nothing runs")
+		}
+		b.vm.Kill()
+	}
+}
