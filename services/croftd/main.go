@@ -20,7 +20,7 @@ var services = map[string]func(context.Context, *daemon.Env) error{
 	"core":      runCore,
 	"discovery": runDiscovery,
 	"gateway":   gateway.Run,
-	"network":   network.Run,
+	"network":   runNetwork,
 	"webui":     runWebUI,
 }
 
@@ -34,6 +34,10 @@ func runDiscovery(ctx context.Context, env *daemon.Env) error {
 		ID:      os.Getenv("CROFT_ID"),
 		Version: os.Getenv("CROFT_VERSION"),
 	})
+}
+
+func runNetwork(ctx context.Context, env *daemon.Env) error {
+	return network.Run(ctx, env, network.Config{Peers: []uint32{world.UIDCore, world.UIDGateway}})
 }
 
 func runWebUI(ctx context.Context, env *daemon.Env) error {

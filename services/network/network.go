@@ -1,15 +1,296 @@
-// Package network is a placeholder that its issue's owner replaces at once.
+// Package network is the process that keeps the box's addresses, routes, name servers and clock: it runs
+// hardware/network and hardware/clock and answers for both on its unix socket.
+//
+//	GET /v1/network         the state, as api.Network
+//	PUT /v1/network/config  replaces the owner's configuration, an api.NetConfig; answers 204
+//
+// A refused configuration is answered with an api.Problem whose detail begins with the path of the wrong field; the
+// one before stays. State directory: config.json, leases.json, clock.json. Runtime directory: resolv.conf, to which
+// /etc/resolv.conf is a link.
 package network
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
 
+	"github.com/croft-os/croft/hardware/clock"
+	hwnet "github.com/croft-os/croft/hardware/network"
+	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
 )
 
+const (
+	releaseFile  = "/etc/croft/release.json"
+	dnsTimeout   = 3 * time.Second
+	dnsPort      = "53"
+	onlineSettle = time.Second // between an address and the first question to time servers
+)
+
+// defaultNTP are asked when the owner named no servers, beside the one that DHCP names. None of them smears leap
+// seconds; they are run by different people.
+var defaultNTP = []string{"2.pool.ntp.org", "0.pool.ntp.org", "1.pool.ntp.org", "3.pool.ntp.org", "time.cloudflare.com"}
+
+// notBefore is the earliest build whose time is believed when the release does not say.
+var notBefore = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+
+// Config is what the process is told at start.
+type Config struct {
+	Peers []uint32 // uids that may ask, beside root
+}
+
+// service is one run.
+type service struct {
+	log    *slog.Logger
+	dir    string // state directory; "" for none
+	net    *hwnet.Manager
+	clock  *clock.Clock
+	status func(string)
+
+	put    sync.Mutex // one change at a time
+	mu     sync.Mutex // never held while the manager's loop is waited for
+	config api.NetConfig
+	online bool
+}
+
 // Run runs the service until ctx ends.
-func Run(ctx context.Context, env *daemon.Env) error {
-	env.Ready("running")
-	<-ctx.Done()
-	return nil
+func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
+	l := env.Listeners["network"]
+	if l == nil {
+		return fmt.Errorf("%w: no listener \"network\" was passed", daemon.ErrConfig)
+	}
+	kernel, err := hwnet.NewKernel()
+	if err != nil {
+		return err
+	}
+	s := &service{log: env.Log, dir: env.StateDir, status: env.Status}
+	s.config = s.load()
+	in := func(dir, name string) string {
+		if dir == "" {
+			return ""
+		}
+		return filepath.Join(dir, name)
+	}
+	s.net = hwnet.New(kernel, hwnet.Options{
+		Log: env.Log, Config: toHardware(s.config), Hostname: hostname,
+		Resolv: in(env.RuntimeDir, "resolv.conf"), Leases: in(env.StateDir, "leases.json"), Changed: s.changed,
+	})
+	s.clock = clock.New(clock.Options{
+		Log: env.Log, Kernel: clock.NewKernel(), Build: built(releaseFile), File: in(env.StateDir, "clock.json"),
+		Servers: s.ntpServers, Resolve: s.lookup,
+	})
+
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	failed := make(chan error, 2)
+	wg.Go(func() { failed <- s.net.Run(ctx) })
+	select {
+	case <-s.net.Ready():
+	case err := <-failed:
+		return err
+	}
+	wg.Go(func() {
+		if err := s.clock.Run(ctx); ctx.Err() == nil {
+			failed <- err
+		}
+	})
+	wg.Go(func() { env.Watch(ctx, s.healthy) })
+	served := make(chan error, 1)
+	wg.Go(func() { served <- daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Peers...), s.handler()) })
+	env.Ready(statusLine(s.net.Status()))
+	select {
+	case err := <-failed:
+		return err
+	case err := <-served:
+		return err
+	}
+}
+
+// healthy asks whether the manager's loop still turns.
+func (s *service) healthy(ctx context.Context) error {
+	s.mu.Lock()
+	c := toHardware(s.config)
+	s.mu.Unlock()
+	return s.net.Configure(ctx, c)
+}
+
+// changed tells the supervisor, and the clock once the network came up. It runs in the manager's loop.
+func (s *service) changed(st hwnet.Status) {
+	s.mu.Lock()
+	came := st.Online() && !s.online
+	s.online = st.Online()
+	s.mu.Unlock()
+	if came && s.clock != nil {
+		time.AfterFunc(onlineSettle, s.clock.Poke)
+	}
+	s.status(statusLine(st))
+}
+
+func statusLine(st hwnet.Status) string {
+	for _, i := range st.Interfaces {
+		for _, a := range i.Addresses {
+			if i.Carrier && a.Addr().Is4() {
+				return "connected as " + a.Addr().String()
+			}
+		}
+	}
+	return "waiting for an address"
+}
+
+func hostname() string {
+	h, err := os.Hostname()
+	if err != nil || h == "localhost" || h == "(none)" {
+		return "croft"
+	}
+	return h
+}
+
+// built is the time of the running release.
+func built(path string) time.Time {
+	var r struct {
+		Built int64 `json:"built"`
+	}
+	b, err := os.ReadFile(path)
+	if err == nil && json.Unmarshal(b, &r) == nil && time.Unix(r.Built, 0).After(notBefore) {
+		return time.Unix(r.Built, 0)
+	}
+	return notBefore
+}
+
+func (s *service) ntpServers() ([]string, bool) {
+	s.mu.Lock()
+	chosen := s.config.NTP
+	s.mu.Unlock()
+	if len(chosen) > 0 {
+		return chosen, true
+	}
+	names := append([]string(nil), defaultNTP...)
+	if dhcp := s.net.Status().NTP; len(dhcp) > 0 {
+		names = append([]string{dhcp[0].String()}, names...)
+	}
+	return names, false
+}
+
+// lookup resolves by the name servers of the moment, whatever this process sees of /etc.
+func (s *service) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	servers := s.net.Status().DNS
+	if len(servers) == 0 {
+		return nil, errors.New("no name server is known")
+	}
+	next := 0
+	var mu sync.Mutex
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		mu.Lock()
+		a := servers[next%len(servers)]
+		next++
+		mu.Unlock()
+		return (&net.Dialer{Timeout: dnsTimeout}).DialContext(ctx, network, net.JoinHostPort(a.String(), dnsPort))
+	}}
+	addrs, err := r.LookupNetIP(ctx, "ip", name+".")
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, err
+}
+
+// handler answers on the socket.
+func (s *service) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/network", func(w http.ResponseWriter, _ *http.Request) {
+		daemon.WriteJSON(w, http.StatusOK, s.state())
+	})
+	mux.HandleFunc("PUT /v1/network/config", s.putConfig)
+	return mux
+}
+
+func (s *service) state() api.Network {
+	st := s.net.Status()
+	s.mu.Lock()
+	n := api.Network{Interfaces: []api.Interface{}, DNS: st.DNS, Config: s.config}
+	s.mu.Unlock()
+	if n.DNS == nil {
+		n.DNS = []netip.Addr{}
+	}
+	for _, i := range st.Interfaces {
+		n.Interfaces = append(n.Interfaces, api.Interface{
+			Name: i.Name, MAC: i.MAC, Up: i.Carrier, Method: i.Method, Addresses: i.Addresses, Gateway: i.Gateway,
+			Server: i.Server, LeaseEnd: i.LeaseEnd.UTC(), Problem: i.Problem,
+		})
+	}
+	n.Clock = toClock(s.clock.Status(), time.Now())
+	return n
+}
+
+func toClock(c clock.Status, now time.Time) api.Clock {
+	certainty := map[clock.Certainty]string{
+		clock.Unsure: api.ClockUnsure, clock.Kept: api.ClockKept, clock.Sure: api.ClockSure,
+	}
+	out := api.Clock{
+		Now: now.UTC().Round(0), Certainty: certainty[c.Certainty], Text: c.Text, LastSync: c.LastSync.UTC(),
+		OffsetMS: float64(c.Offset.Microseconds()) / 1000, ErrorMS: float64(c.Bound.Microseconds()) / 1000,
+		Servers: c.Servers,
+	}
+	if out.Servers == nil {
+		out.Servers = []string{}
+	}
+	return out
+}
+
+func toHardware(c api.NetConfig) hwnet.Config {
+	var out hwnet.Config
+	for name, i := range c.Interfaces {
+		if out.Interfaces == nil {
+			out.Interfaces = map[string]hwnet.Static{}
+		}
+		out.Interfaces[name] = hwnet.Static{Addresses: i.Addresses, Gateway: i.Gateway, DNS: i.DNS}
+	}
+	return out
+}
+
+func (s *service) putConfig(w http.ResponseWriter, r *http.Request) {
+	c, err := decodeConfig(r.Body)
+	if err != nil {
+		detail := err.Error()
+		var ce *hwnet.ConfigError
+		if errors.As(err, &ce) && ce.Path == "" {
+			detail = ce.Text
+		}
+		problem(w, http.StatusUnprocessableEntity, "These network settings can't be used; the ones before stay.", detail)
+		return
+	}
+	s.put.Lock()
+	defer s.put.Unlock()
+	if err := s.save(c); err != nil {
+		s.log.Error("can't save the network settings", "err", err)
+		problem(w, http.StatusInternalServerError, "Croft couldn't save the network settings; the ones before stay.",
+			"The card may be full or damaged. Free some space and try again.")
+		return
+	}
+	s.mu.Lock()
+	s.config = c
+	s.mu.Unlock()
+	if err := s.net.Configure(r.Context(), toHardware(c)); err != nil {
+		problem(w, http.StatusServiceUnavailable, "The network settings are saved, but not yet in use.",
+			"They will be within a minute.") // healthy applies them
+		return
+	}
+	s.clock.Poke()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func problem(w http.ResponseWriter, status int, title, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(api.Problem{Type: "about:blank", Title: title, Status: status, Detail: detail})
 }

@@ -25,6 +25,7 @@ func Services(daemon string) []service.Service {
 			Name: "network", Title: "Network and time", Command: []string{daemon, "network"}, UID: UIDNetwork,
 			Listeners: []service.Listener{unix("network")},
 			State:     true, Runtime: true, Network: service.NetHost,
+			ReadOnly:     []string{"/etc/croft/release.json"},
 			Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE", "CAP_SYS_TIME"},
 			Syscalls:     []string{"adjtimex", "clock_adjtime", "clock_settime", "settimeofday"},
 			Limits:       service.Limits{Memory: 48 * mib},

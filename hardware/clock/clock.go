@@ -1,0 +1,136 @@
+// Package clock gives the box the best time that it can have, and says how sure it is of it.
+//
+// At boot PID 1 calls [SetFloor]: the clock never starts before the time of the build or the last time that was
+// known to be right, and a battery-backed clock that is far ahead is not believed. Afterwards a [Clock] asks several
+// NTP servers (RFC 5905, by github.com/beevik/ntp), believes what a majority of them agrees on, sets the clock once
+// and from then on only steers it (adjtimex(2)).
+//
+// Limits: the answers of NTP servers are not authenticated. A majority that lies can put the clock anywhere between
+// the floor and 20 years after the build, and the floor with it. There is no leap second handling beyond the kernel's
+// own; servers that smear leap seconds must not be mixed with others.
+package clock
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	year = 365 * 24 * time.Hour
+	// rtcAhead is how far ahead of the floor a battery-backed clock is believed.
+	rtcAhead = 10 * year
+	// ntpAhead is how far ahead of the build agreeing servers are believed.
+	ntpAhead = 20 * year
+	// maxStateSize bounds the file of the last known time.
+	maxStateSize = 4096
+)
+
+// Reason says why [Floor] chose a time.
+type Reason int
+
+// Reasons.
+const (
+	Running Reason = iota // the clock as it runs is plausible
+	Build                 // it was before the time of the build
+	Last                  // it was before the last known time
+	Ahead                 // it was too far ahead to be right
+)
+
+// Floor returns what the clock should be set to, given the time of the build, the last known time (zero if unknown)
+// and what the clock says now. A last known time that is itself too far ahead counts as unknown.
+func Floor(build, last, now time.Time) (time.Time, Reason) {
+	low, why := build, Build
+	if last.After(low) && last.Before(build.Add(ntpAhead)) {
+		low, why = last, Last
+	}
+	switch {
+	case now.Before(low):
+		return low, why
+	case now.After(low.Add(rtcAhead)):
+		return low, Ahead
+	}
+	return now, Running
+}
+
+// SetFloor sets the machine's clock to [Floor] and says in words what it did; "" means nothing. It needs
+// CAP_SYS_TIME.
+func SetFloor(build, last time.Time) (string, error) {
+	now := time.Now()
+	t, why := Floor(build, last, now)
+	if why == Running {
+		return "", nil
+	}
+	ts := unix.NsecToTimespec(t.UnixNano())
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return "", fmt.Errorf("set the clock to %s: %w", t.UTC().Format(time.RFC3339), err)
+	}
+	switch why {
+	case Build:
+		return "set to the time of the build", nil
+	case Last:
+		return "set to the last known time", nil
+	}
+	return fmt.Sprintf("said %s, which can't be right; set to %s", now.UTC().Format(time.DateOnly), t.UTC().Format(time.DateOnly)), nil
+}
+
+// state is the content of clock.json.
+type state struct {
+	Last time.Time `json:"last"`
+}
+
+// LoadLast returns the last known time that was saved at path, or the zero time if there is none. It is also zero
+// with an error, when the file can't be used.
+func LoadLast(path string) (time.Time, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the last known time: %w", err)
+	}
+	defer f.Close()
+	b := make([]byte, maxStateSize)
+	n, _ := f.Read(b)
+	t, err := parseLast(b[:n])
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the last known time from %s: %w", path, err)
+	}
+	return t, nil
+}
+
+func parseLast(b []byte) (time.Time, error) {
+	var s state
+	if err := json.Unmarshal(b, &s); err != nil {
+		return time.Time{}, err
+	}
+	if y := s.Last.Year(); y < 2000 || y > 2200 {
+		return time.Time{}, fmt.Errorf("year %d is out of range", y)
+	}
+	return s.Last, nil
+}
+
+// saveLast saves the last known time so that a power cut leaves the old or the new one.
+func saveLast(path string, t time.Time) error {
+	b, err := json.Marshal(state{t.UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := renameio.WriteFile(path, append(b, '\n'), 0o644, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644)); err != nil {
+		return fmt.Errorf("save the last known time: %w", err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("save the last known time: %w", err)
+	}
+	defer d.Close()
+	return d.Sync()
+}
