@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/croft-os/croft/services/api"
@@ -29,13 +30,15 @@ func findGaps(c *cgroups) []api.Gap {
 	}
 	if d, yes := lacks(memoryMax, "memory"); yes {
 		gap("warn", "memory-limit",
-			"Memory limits are watched twice a second instead of being enforced: a service that runs wild can slow the box down for a moment before it is ended.", d)
+			"Memory limits are watched twice a second instead of being enforced: a service that runs wild can slow "+
+				"the box down for a moment before it is ended.", d)
 	}
 	if d, yes := lacks(cpuMax, "cpu"); yes {
 		gap("info", "cpu-limit", "A busy service can use all of the processor and slow down the others.", d)
 	}
 	if d, yes := lacks(pidsMax, "pids"); yes {
-		gap("info", "process-limit", "The number of processes is limited per user instead of per service, which does the same here.", d)
+		gap("info", "process-limit",
+			"The number of processes is limited per user instead of per service, which does the same here.", d)
 	}
 	if d, yes := lacks(ioWeight, "io"); yes {
 		gap("info", "io-weight", "A service that reads or writes a lot can slow down the others.", d)
@@ -44,13 +47,16 @@ func findGaps(c *cgroups) []api.Gap {
 	detail := fmt.Sprintf("Landlock ABI %d", abi)
 	switch {
 	case abi == 0:
-		gap("warn", "landlock", "One of two walls around files is missing: services are kept apart by their own view of the disk only.",
+		gap("warn", "landlock",
+			"One of two walls around files is missing: services are kept apart by their own view of the disk only.",
 			"landlock_create_ruleset: not supported or not enabled")
 	case abi < 6:
-		gap("warn", "landlock-scope", "Services that use the network can speak to one another by ways that are not checked.", detail)
+		gap("warn", "landlock-scope",
+			"Services that use the network can speak to one another by ways that are not checked.", detail)
 	}
 	if !sandbox.SeccompSupported() {
-		gap("warn", "seccomp", "Services can ask the kernel for anything, not only for what they need.", "seccomp: not supported")
+		gap("warn", "seccomp",
+			"Services can ask the kernel for anything, not only for what they need.", "seccomp: not supported")
 	}
 	var missing []string
 	for name := range optionalNamespaces {
@@ -59,7 +65,9 @@ func findGaps(c *cgroups) []api.Gap {
 		}
 	}
 	if len(missing) > 0 {
-		gap("warn", "namespaces", "Services can see parts of one another.", "missing namespaces: "+strings.Join(missing, ", "))
+		slices.Sort(missing)
+		gap("warn", "namespaces", "Services can see parts of one another.",
+			"missing namespaces: "+strings.Join(missing, ", "))
 	}
 	if b, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err != nil {
 		gap("info", "user-namespaces", "Apps that need users of their own inside can't run here.", err.Error())

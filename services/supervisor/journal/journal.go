@@ -1,11 +1,39 @@
-// Package journal keeps the log lines of services: the latest in memory, all that fits a bound on disk.
+// Package journal keeps the log lines of services: the latest of each in memory, and as many as fit a bound on disk,
+// where they survive a reboot and a power cut.
+//
+// On disk a journal is a directory of files NUMBER.jsonl.gz in the order of their numbers. A file is a sequence of
+// gzip members (RFC 1952, so that zcat reads it), each a few lines of JSON, one Entry a line. A file is only
+// appended to by the boot that made it, so that a member torn by a power cut is the last one of its file, and what
+// is torn is all that is lost. Lines are written when many have gathered, every half hour, and when Sync says so:
+// cards wear out.
+//
+// Limits: a service that writes more than a few lines a second for long loses some, and a line says how many.
 package journal
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
-	"log/slog"; "os"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bounds.
+const (
+	maxLine     = 8 << 10  // bytes; the rest of a longer line is cut off
+	maxMemory   = 64 << 10 // bytes of a service's entries in memory
+	maxServices = 64       // with entries in memory; further ones are on disk only
+	maxPending  = 64 << 10 // bytes of JSON that wait to be written
+	burst       = 1000     // lines that a service may write at once: a crash with all its stacks
+	perSecond   = 4        // lines that it may write for ever
+	flushEvery  = 30 * time.Minute
+	maxTail     = 10_000 // entries that Tail returns
 )
 
 // Entry is one log line.
@@ -20,28 +48,301 @@ type Entry struct {
 	Fields  json.RawMessage `json:"fields,omitempty"` // further fields of a structured line, one JSON object
 }
 
+func (e *Entry) size() int { return len(e.Msg) + len(e.Fields) + 128 }
+
 // Journal collects entries; its methods may be called from several goroutines.
-type Journal struct{}
+type Journal struct {
+	boot string
+
+	mu      sync.Mutex
+	seq     uint64
+	rings   map[string]*ring
+	store   *store // nil until Attach
+	pending []byte // JSON lines for store
+	stop    chan struct{}
+	closed  bool
+}
+
+// ring is what memory holds of one service.
+type ring struct {
+	entries []Entry
+	size    int
+}
+
+func (r *ring) add(e Entry) {
+	r.entries = append(r.entries, e)
+	r.size += e.size()
+	for r.size > maxMemory {
+		r.size -= r.entries[0].size()
+		r.entries[0] = Entry{}
+		r.entries = r.entries[1:]
+	}
+}
 
 // New returns a journal that keeps entries in memory only until Attach.
-func New() *Journal { return &Journal{} }
+func New() *Journal {
+	boot := "unknown"
+	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil && len(b) >= 8 {
+		boot = string(b[:8])
+	}
+	return newJournal(boot)
+}
 
-// Attach makes the journal keep entries in dir as well, those that it already has included.
-func (j *Journal) Attach(dir string) error { return nil }
+func newJournal(boot string) *Journal {
+	return &Journal{boot: boot, rings: map[string]*ring{}, stop: make(chan struct{})}
+}
 
-// Writer returns a writer that takes a service's output: each line becomes an entry.
-func (j *Journal) Writer(service string) io.WriteCloser { return nopCloser{} }
+// Attach makes the journal keep entries in dir as well, those that it already has included. It can be called once.
+func (j *Journal) Attach(dir string) error {
+	st, err := openStore(dir)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed || j.store != nil {
+		return errors.New("journal: is attached or closed already")
+	}
+	j.store = st
+	var early []Entry
+	for _, r := range j.rings {
+		early = append(early, r.entries...)
+	}
+	slices.SortFunc(early, func(a, b Entry) int { return int(int64(a.Seq) - int64(b.Seq)) })
+	for _, e := range early {
+		j.keep(e)
+	}
+	go j.flushLoop()
+	return nil
+}
 
-type nopCloser struct{}
+func (j *Journal) flushLoop() {
+	t := time.NewTicker(flushEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-j.stop:
+			return
+		case <-t.C:
+			j.Sync() // what fails is tried again with the next lines
+		}
+	}
+}
 
-func (nopCloser) Write(p []byte) (int, error) { os.Stdout.Write(p); return len(p), nil }
-func (nopCloser) Close() error                { return nil }
+// add makes an entry of a line that came from a service.
+func (j *Journal) add(service string, level slog.Level, msg string, fields json.RawMessage) {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // can't fail for this clock
+	j.mu.Lock()
+	j.seq++
+	e := Entry{
+		Time: time.Now().UTC().Round(time.Millisecond), MS: ts.Nano() / 1e6, Boot: j.boot, Seq: j.seq,
+		Service: service, Level: level, Msg: msg, Fields: fields,
+	}
+	r := j.rings[service]
+	if r == nil && len(j.rings) < maxServices {
+		r = &ring{}
+		j.rings[service] = r
+	}
+	if r != nil {
+		r.add(e)
+	}
+	full := false
+	if j.store != nil {
+		j.keep(e)
+		full = len(j.pending) >= maxPending
+	}
+	j.mu.Unlock()
+	if full {
+		j.flush(false)
+	}
+}
 
-// Tail returns the last n entries of a service, oldest first; those of earlier boots come from disk.
-func (j *Journal) Tail(service string, n int) []Entry { return nil }
+// keep queues an entry for the store.
+func (j *Journal) keep(e Entry) {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return // Fields is valid JSON, so nothing can fail
+	}
+	j.pending = append(append(j.pending, b...), '\n')
+}
+
+// flush writes what is queued. What can't be written, on a full disk, is dropped: memory still has the latest.
+func (j *Journal) flush(sync bool) error {
+	j.mu.Lock()
+	st, b := j.store, j.pending
+	j.pending = nil
+	j.mu.Unlock()
+	if st == nil {
+		return nil
+	}
+	return st.write(b, sync)
+}
 
 // Sync writes what is buffered and waits until it is on the medium.
-func (j *Journal) Sync() error { return nil }
+func (j *Journal) Sync() error { return j.flush(true) }
 
-// Close syncs and ends the journal.
-func (j *Journal) Close() error { return nil }
+// Close syncs and ends the journal on disk.
+func (j *Journal) Close() error {
+	err := j.Sync()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.closed {
+		j.closed = true
+		close(j.stop)
+		if j.store != nil {
+			err = errors.Join(err, j.store.close())
+			j.store = nil
+		}
+	}
+	return err
+}
+
+// Tail returns the last n entries of a service, oldest first, at most 10,000; those that memory has no longer come
+// from disk.
+func (j *Journal) Tail(service string, n int) []Entry {
+	n = min(n, maxTail)
+	if n <= 0 {
+		return nil
+	}
+	j.mu.Lock()
+	var recent []Entry
+	if r := j.rings[service]; r != nil {
+		recent = slices.Clone(r.entries)
+	}
+	st, pending := j.store, slices.Clone(j.pending)
+	j.mu.Unlock()
+	if len(recent) >= n {
+		return recent[len(recent)-n:]
+	}
+	if st == nil {
+		return recent
+	}
+	first := ^uint64(0)
+	if len(recent) > 0 {
+		first = recent[0].Seq
+	}
+	older := st.tail(service, n-len(recent), pending, func(e *Entry) bool { return e.Boot != j.boot || e.Seq < first })
+	return append(older, recent...)
+}
+
+// Writer returns a writer that takes a service's output: each line becomes an entry. A line of JSON as slog writes
+// it keeps its level, message and fields; any other line is a message of level INFO, in a crash ERROR. It is for one
+// goroutine.
+func (j *Journal) Writer(service string) io.WriteCloser {
+	return &lineWriter{j: j, service: service, tokens: burst, filled: time.Now()}
+}
+
+// lineWriter cuts output into lines and counts them against the service's rate.
+type lineWriter struct {
+	j       *Journal
+	service string
+	line    []byte
+	cut     bool // the line was too long
+	crash   bool // within the runtime's report of a crash
+	tokens  float64
+	filled  time.Time // when tokens were last added
+	dropped int
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		part, rest, end := p, []byte(nil), false
+		if i := slices.Index(p, '\n'); i >= 0 {
+			part, rest, end = p[:i], p[i+1:], true
+		}
+		if room := maxLine - len(w.line); len(part) > room {
+			part, w.cut = part[:room], true
+		}
+		w.line = append(w.line, part...)
+		if end {
+			w.flush()
+		}
+		p = rest
+	}
+	return n, nil
+}
+
+// Close makes an entry of an unfinished last line.
+func (w *lineWriter) Close() error {
+	w.flush()
+	w.sayDropped()
+	return nil
+}
+
+func (w *lineWriter) flush() {
+	line, cut := w.line, w.cut
+	w.line, w.cut = w.line[:0], false
+	if len(line) == 0 {
+		return
+	}
+	now := time.Now()
+	w.tokens = min(w.tokens+now.Sub(w.filled).Seconds()*perSecond, burst)
+	w.filled = now
+	if w.tokens < 1 {
+		w.dropped++
+		return
+	}
+	w.tokens--
+	w.sayDropped()
+	level, msg, fields, ok := parseStructured(line)
+	if ok {
+		w.crash = false
+	} else {
+		msg = strings.ToValidUTF8(string(line), "\ufffd")
+		w.crash = w.crash || startsCrash(msg)
+		if w.crash {
+			level = slog.LevelError
+		}
+	}
+	if cut {
+		msg += "…"
+	}
+	w.j.add(w.service, level, msg, fields)
+}
+
+func (w *lineWriter) sayDropped() {
+	if w.dropped == 0 {
+		return
+	}
+	fields, _ := json.Marshal(map[string]int{"lines": w.dropped})
+	w.dropped = 0
+	w.j.add(w.service, slog.LevelWarn, "too many lines: some were dropped", fields)
+}
+
+// startsCrash tells whether a line is the first of what Go's runtime writes when it gives up.
+func startsCrash(line string) bool {
+	for _, p := range []string{
+		"panic: ", "fatal error: ", "runtime: ", "unexpected fault ", "SIGABRT: ", "SIGSEGV: ", "SIGQUIT: ", "SIGBUS: ",
+	} {
+		if strings.HasPrefix(line, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseStructured reads a line as slog's JSONHandler writes it.
+func parseStructured(line []byte) (level slog.Level, msg string, fields json.RawMessage, ok bool) {
+	if line[0] != '{' {
+		return 0, "", nil, false
+	}
+	var all map[string]json.RawMessage
+	if json.Unmarshal(line, &all) != nil {
+		return 0, "", nil, false
+	}
+	if json.Unmarshal(all[slog.MessageKey], &msg) != nil {
+		return 0, "", nil, false
+	}
+	if json.Unmarshal(all[slog.LevelKey], &level) != nil {
+		level = slog.LevelInfo
+	}
+	delete(all, slog.MessageKey)
+	delete(all, slog.LevelKey)
+	delete(all, slog.TimeKey)
+	if len(all) > 0 {
+		fields, _ = json.Marshal(all)
+	}
+	return level, msg, fields, true
+}

@@ -23,7 +23,7 @@ type Service struct {
 	Connect   []string   // names of services whose unix socket it may see
 	State     bool       // has a state directory STATEROOT/NAME, mode 0700, in STATE_DIRECTORY
 	Runtime   bool       // has a runtime directory /run/croft/NAME, mode 0755, in RUNTIME_DIRECTORY
-	ReadOnly  []string   // further paths of the box it may read, such as "/sys"; with NetHost also what DNS and TLS need
+	ReadOnly  []string   // further paths it may read, such as "/sys"; with NetHost also what DNS and TLS need
 	Env       []string   // "KEY=value"
 
 	Network      Network
@@ -77,7 +77,7 @@ type Listener struct {
 	Name    string      // in LISTEN_FDNAMES
 	Network string      // "tcp", "udp" or "unix"
 	Address string      // ":80"; for unix the name of the file in /run/croft, such as "core.sock"
-	Mode    fs.FileMode // of a unix socket; 0 means 0666: who may connect is decided by what is visible and by peer credentials
+	Mode    fs.FileMode // of a unix socket; 0 means 0666: what is visible and peer credentials decide who connects
 }
 
 var nameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
