@@ -142,7 +142,12 @@ func newServer(base context.Context, l Limits, h http.Handler, logger *slog.Logg
 }
 
 func (c *certs) tlsConfig(protocols ...string) *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, GetCertificate: c.GetCertificate}
+	return &tls.Config{
+		MinVersion:                  tls.VersionTLS12,
+		NextProtos:                  protocols,
+		GetCertificate:              c.GetCertificate,
+		DynamicRecordSizingDisabled: true,
+	}
 }
 
 // authorityDER returns the certificate of the box's own authority, nil without one.

@@ -52,6 +52,7 @@ func newFront(socketDir string, l Limits, cl *clients, ca func() []byte, log *sl
 			return d.DialContext(ctx, "unix", filepath.Join(socketDir, name+".sock"))
 		},
 		DisableCompression:     true,
+		ReadBufferSize:         bufferSize, // a page in one read
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        30 * time.Second,
 		ResponseHeaderTimeout:  l.BackendTime,
