@@ -39,6 +39,8 @@ type certs struct {
 	now    func() time.Time
 	log    *slog.Logger
 
+	stopOnce sync.Once
+
 	mu   sync.Mutex // held while issuing by a handshake
 	gate gcra
 
@@ -87,7 +89,7 @@ func newCerts(stateDir string, lookup func(context.Context) subjects, now func()
 	return c, nil
 }
 
-func (c *certs) stop() { c.cache.Stop() }
+func (c *certs) stop() { c.stopOnce.Do(c.cache.Stop) }
 
 // subjects is what a new certificate names.
 func (c *certs) subjects() subjects {
