@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/croft-os/croft/hardware/layout"
 )
 
 const mib = 1 << 20
@@ -342,4 +345,28 @@ func FuzzReadSuperblock(f *testing.F) {
 			t.Errorf("accepted %+v", sb)
 		}
 	})
+}
+
+func TestRootID(t *testing.T) {
+	a, b := gptImage(t, 16*mib), gptImage(t, 16*mib)
+	clone := filepath.Join(t.TempDir(), "clone")
+	tool(t, "", "cp", a, clone)
+	idA, err := rootID(a, layout.GPT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, same := range map[string]bool{clone: true, b: false} {
+		if id, err := rootID(path, layout.GPT); err != nil || bytes.Equal(id, idA) != same {
+			t.Errorf("%s: same %v, want %v (%v)", path, !same, same, err)
+		}
+	}
+	m1, m2 := mbrImage(t, 16*mib), mbrImage(t, 16*mib)
+	id1, err1 := rootID(m1, layout.MBR)
+	id2, err2 := rootID(m2, layout.MBR)
+	if err1 != nil || err2 != nil || bytes.Equal(id1, id2) {
+		t.Errorf("two tables with random signatures: %x %v, %x %v", id1, err1, id2, err2)
+	}
+	if _, err := rootID(m1, layout.GPT); err == nil {
+		t.Error("an MBR was taken for a GPT")
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/hardware/board"
+	"github.com/croft-os/croft/hardware/disk"
 	"github.com/croft-os/croft/hardware/power"
 	"github.com/croft-os/croft/hardware/sensors"
 	"github.com/croft-os/croft/hardware/watchdog"
@@ -168,6 +169,15 @@ func (b *Box) findGaps() {
 	}
 	if w, _ := filepath.Glob("/sys/class/ieee80211/*"); len(w) == 0 {
 		add("info", "wifi", "The box can't use Wi-Fi; it needs a network cable.", "no /sys/class/ieee80211")
+	}
+	b.mu.Lock()
+	vol := b.data
+	b.mu.Unlock()
+	if vol != nil {
+		for _, name := range disk.Twins("/sys", vol.disk, vol.table) {
+			add("warn", "twin", "A second Croft card or disk is plugged in; at the next start the box may start from that one. Unplug the one you don't need.",
+				name+" has the same root id as "+vol.disk.Name)
+		}
 	}
 	for _, d := range board.Undriven("/sys") {
 		add("warn", "driver", "A device is plugged in that this kernel has no driver for: "+d+".", "no driver bound")
