@@ -9,15 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/croft-os/croft/hardware/disk"
 	"github.com/croft-os/croft/services/api"
 	"rsc.io/qr"
 )
-
-func diskUsage() (size, free int64, readOnly bool) {
-	size, free, readOnly, _ = disk.Usage(dataDir)
-	return size, free, readOnly
-}
 
 // consoles returns the device nodes that the kernel uses as consoles: screens ("/dev/tty0") and serial lines.
 func consoles() []string {

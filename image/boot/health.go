@@ -214,7 +214,7 @@ func (b *Box) readVitals() api.Vitals {
 	v.PSS = b.vitals.pss
 	if b.data != nil && b.rescue == nil {
 		d := api.Disk{Device: b.data.part.Name, Model: b.data.disk.Model}
-		d.Size, d.Free, d.ReadOnly = diskUsage()
+		d.Size, d.Free, d.ReadOnly, _ = disk.Usage(dataDir)
 		v.Data = &d
 	}
 	return v
