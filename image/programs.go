@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -96,6 +97,8 @@ func (b *builder) programs(ctx context.Context) error {
 	}
 	cmd := exec.CommandContext(ctx, tool, "--config", filepath.Join(conf, "config.json"), "overwrite", "--gaf", gaf)
 	cmd.Dir, cmd.Env = b.Source, env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its compilers end with it
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("monogok: %w: %s", err, tail(string(out), 4000))
 	}
@@ -119,12 +122,12 @@ func (b *builder) environment(ctx context.Context) ([]string, error) {
 	}
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return name == "HOME" || name == "CC" || name == "XDG_CONFIG_HOME" || strings.HasPrefix(name, "GO") || strings.HasPrefix(name, "CGO_")
+		return name == "HOME" || name == "TMPDIR" || name == "CC" || name == "XDG_CONFIG_HOME" || strings.HasPrefix(name, "GO") || strings.HasPrefix(name, "CGO_")
 	})
 	for k, v := range keep {
 		env = append(env, k+"="+v)
 	}
-	return append(env, "HOME="+b.tmp, "GOENV=off", "GOWORK=off", "GOFLAGS=-mod=readonly", "GOOS=linux", "GOARCH="+b.Board.GOARCH,
+	return append(env, "HOME="+b.tmp, "TMPDIR="+b.tmp, "GOENV=off", "GOWORK=off", "GOFLAGS=-mod=readonly", "GOOS=linux", "GOARCH="+b.Board.GOARCH,
 		"GOAMD64=v1", "GOARM64=v8.0", "GOTELEMETRY=off"), nil
 }
 
