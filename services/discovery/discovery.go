@@ -22,8 +22,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -53,7 +56,8 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		pings:    make(chan chan struct{}),
 		again:    make(chan struct{}, 1),
 	}
-	s.responder = newResponder(hostLabel(hostname), env.Log, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), s.sockets.send)
+	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	s.responder = newResponder(hostLabel(hostname), env.Log, random, onMachine, s.sockets.send)
 	s.publish()
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -185,6 +189,15 @@ func (s *service) healthy(ctx context.Context) error {
 	}
 	<-reply
 	return nil
+}
+
+// onMachine reports whether an interface of this machine has that address.
+func onMachine(addr netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr().Unmap() == addr
+	})
 }
 
 // sentence is a status in words for an owner.

@@ -94,6 +94,9 @@ type responder struct {
 	send func(outPacket)
 	log  *slog.Logger
 	rand *rand.Rand
+	// machine reports whether this machine has an address at this very moment. Another program here, zeroconf for one, may use a
+	// new address before we have heard of it, which is no conflict.
+	machine func(netip.Addr) bool
 
 	wanted    string // label
 	tries     int    // names tried, 1 at the start
@@ -160,8 +163,13 @@ func (b *bucket) take(now time.Time, perSecond, burst float64) bool {
 	return true
 }
 
-func newResponder(wanted string, log *slog.Logger, random *rand.Rand, send func(outPacket)) *responder {
-	r := &responder{send: send, log: log, rand: random, wanted: wanted, tries: 1, former: map[netip.Addr]time.Time{}}
+func newResponder(wanted string, log *slog.Logger, random *rand.Rand, machine func(netip.Addr) bool,
+	send func(outPacket),
+) *responder {
+	r := &responder{
+		send: send, log: log, rand: random, machine: machine,
+		wanted: wanted, tries: 1, former: map[netip.Addr]time.Time{},
+	}
 	r.setName(wanted)
 	return r
 }
@@ -410,6 +418,7 @@ func (r *responder) receive(now time.Time, in inPacket) {
 	if err != nil {
 		return
 	}
+	r.forgetFormer(now)
 	own := r.isOwn(src)
 	if m.response {
 		if in.src.Port() == mdnsPort && !own { // section 6: others must be ignored
@@ -438,7 +447,7 @@ func (r *responder) response(now time.Time, p *path, m *message, src netip.Addr)
 	theirs := slices.DeleteFunc(slices.Concat(m.answers, m.extra), func(x record) bool {
 		return x.ttl == 0 || !x.addr.IsValid()
 	})
-	if !r.foreign(theirs) {
+	if !slices.ContainsFunc(theirs, func(x record) bool { return !r.isOwn(x.addr) && !r.machine(x.addr) }) {
 		return
 	}
 	if r.conflicts = append(r.conflicts, now); len(r.conflicts) > conflictCount {
@@ -473,7 +482,6 @@ func (p *path) reset(at time.Time) {
 
 // rename gives the name up and goes on with the next one (9).
 func (r *responder) rename(now time.Time, src netip.Addr) {
-	r.forgetFormer(now)
 	for _, p := range r.paths {
 		if p.state == announced {
 			r.multicast(p, outgoing{response: true, answers: p.link.addresses()})
