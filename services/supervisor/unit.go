@@ -76,7 +76,8 @@ type unit struct {
 
 	// of run's goroutine only
 	failures []time.Time // within crashWindow
-	streak   int         // failures since it was last ready for long
+	streak   int         // failures since it was last ready for crashWindow
+	crashing bool        // is in a crash loop
 }
 
 func newUnit(s *Supervisor, d Service) *unit {
@@ -329,13 +330,14 @@ func (u *unit) rest(ctx context.Context, end ending) bool {
 	log := u.sup.log.With("service", u.decl.Name, "exit", text)
 	note := func(st *api.Service) { st.LastExit = text; st.Status = "" }
 	if end.why == askedFor {
-		u.streak, u.failures = 0, nil
+		u.forget()
 		u.set(api.StateWaiting, note)
 		log.Info("service ended")
 		return true
 	}
 
 	state, wait := api.StateBackoff, time.Duration(-1) // negative for never
+	known := u.crashing
 	switch {
 	case end.err == nil && end.code == exitConfig:
 		state = api.StateFailed
@@ -352,7 +354,7 @@ func (u *unit) rest(ctx context.Context, end ending) bool {
 	} else {
 		log.Warn("service ended", "state", state, "next_try_ms", max(wait, 0).Milliseconds())
 	}
-	if state != api.StateDone && u.streak <= crashCount { // a crash loop's further rounds would wear out the card
+	if state != api.StateDone && !known { // each round of a crash loop would wear out the card
 		if err := u.sup.journal.Sync(); err != nil {
 			log.Warn("can't keep the log", "err", err)
 		}
@@ -371,31 +373,35 @@ func (u *unit) rest(ctx context.Context, end ending) bool {
 	case <-next:
 		return true
 	case <-u.again:
-		u.streak, u.failures = 0, nil
+		u.forget()
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// backoff counts a failure and says how long to wait before the next try.
+// backoff counts a failure and says how long to wait before the next try. A crash loop is over when the service has
+// run for crashWindow.
 func (u *unit) backoff(ran time.Duration) (state string, wait time.Duration) {
+	if ran > crashWindow {
+		u.forget()
+	}
 	now := time.Now()
 	for len(u.failures) > 0 && now.Sub(u.failures[0]) > crashWindow {
 		u.failures = u.failures[1:]
 	}
-	if ran > crashWindow {
-		u.streak = 0
-	}
-	u.streak++
 	u.failures = append(u.failures, now)
+	u.streak++
+	u.crashing = u.crashing || len(u.failures) >= crashCount
 	state, wait = api.StateBackoff, min(backoffFirst<<min(u.streak-1, 10), backoffMost)
-	if len(u.failures) >= crashCount {
-		u.failures = u.failures[len(u.failures)-crashCount:]
+	if u.crashing {
 		state, wait = api.StateCrashing, crashRetry
 	}
 	return state, time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
 }
+
+// forget makes the next failure count as the first.
+func (u *unit) forget() { u.failures, u.streak, u.crashing = nil, 0, false }
 
 // describe says in words how a process ended, and whether it ended well.
 func describe(end ending, memoryMax int64) (text string, ok bool) {

@@ -35,7 +35,7 @@ func run(do, value string) {
 	case "ready":
 		sd.SdNotify(false, "READY=1\nSTATUS=ready")
 	case "confined":
-		b, _ := json.Marshal(probe.Run("/run/croft", os.Getenv("STATE_DIRECTORY")))
+		b, _ := json.Marshal(probe.Run(value, os.Getenv("STATE_DIRECTORY")))
 		sd.SdNotify(false, "X_CONFINED="+string(b))
 	case "say":
 		fmt.Println(value)
@@ -98,7 +98,7 @@ func run(do, value string) {
 		if err == nil {
 			c.Close()
 		}
-		fmt.Println("dial", value, err)
+		fmt.Println("dial", network, err)
 	case "read":
 		b, err := os.ReadFile(value)
 		fmt.Println("read", value, len(b), err)
@@ -116,7 +116,27 @@ func run(do, value string) {
 		if err == nil {
 			p.Wait()
 		}
-		fmt.Println("exec", value, err)
+		fmt.Println("exec", err)
+	case "copy": // itself, and run that
+		b, err := os.ReadFile("/proc/self/exe")
+		if err == nil {
+			err = os.WriteFile(value, b, 0o755)
+		}
+		fmt.Println("copy", err)
+		run("exec", value)
+	case "mount":
+		fmt.Println("mount", syscall.Mount("x", value, "tmpfs", 0, ""))
+	case "unshare":
+		fmt.Println("unshare", syscall.Unshare(syscall.CLONE_NEWNS))
+	case "kill":
+		pid, _ := strconv.Atoi(value)
+		fmt.Println("kill", syscall.Kill(pid, 0))
+	case "raw":
+		fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_RAW, 0)
+		fmt.Println("raw", fd > 0, err)
+	case "hostname":
+		name, err := os.Hostname()
+		fmt.Println("hostname", name, err)
 	case "watchdog":
 		for range 10 {
 			sd.SdNotify(false, "WATCHDOG=1")
