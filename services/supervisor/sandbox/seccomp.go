@@ -43,6 +43,8 @@ setsid capget capset prctl arch_prctl getrlimit setrlimit prlimit64 getrusage sy
 landlock_create_ruleset landlock_add_rule landlock_restrict_self
 `
 
+func commonNames() []string { return strings.Fields(common) }
+
 // newNamespaces are the CLONE_NEW* flags of clone(2).
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
@@ -60,7 +62,7 @@ func (s *Spec) policy(info *arch.Info) *seccomp.Policy {
 		conditional = append(conditional, when("socket", 0, seccomp.Equal, f))
 	}
 	var names []string
-	for _, n := range append(strings.Fields(common), s.Syscalls...) {
+	for _, n := range append(commonNames(), s.Syscalls...) {
 		if _, ok := info.SyscallNames[n]; ok && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
