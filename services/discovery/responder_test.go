@@ -535,7 +535,11 @@ func TestConflict(t *testing.T) {
 		{name: "one of several", msg: response(t, "croft.local. 120 IN A 10.0.0.1", "croft.local. 120 IN A 10.0.0.9"), conflict: true},
 		{
 			name: "additional", conflict: true,
-			msg: func() *dns.Msg { m := response(t, "croft.local. 120 IN A 10.0.0.9"); m.Answer, m.Extra = nil, m.Answer; return m }(),
+			msg: func() *dns.Msg {
+				m := response(t, "croft.local. 120 IN A 10.0.0.9")
+				m.Answer, m.Extra = nil, m.Answer
+				return m
+			}(),
 		},
 		{name: "our own address", msg: response(t, "croft.local. 120 IN A 10.0.0.1")},
 		{name: "our address of the other interface", msg: response(t, "croft.local. 120 IN A 10.1.0.1")},
