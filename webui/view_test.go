@@ -1,0 +1,313 @@
+package webui
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/croft-os/croft/services/api"
+)
+
+func testServer(t testing.TB) *server {
+	t.Helper()
+	s, err := newServer(slog.New(slog.DiscardHandler), http.DefaultClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func wellBox() *api.Box {
+	temp := 45.0
+	return &api.Box{
+		System: api.System{
+			Name: "croft", Mode: api.ModeNormal, UptimeMS: 3600_000,
+			Services: []api.Service{
+				{Name: "core", Title: "Accounts", State: api.StateRunning, Critical: true},
+				{Name: "discovery", Title: "Found", State: api.StateRunning},
+			},
+			Vitals: api.Vitals{
+				MemTotal: 1 << 30, MemAvailable: 1 << 29, CPUs: 4, Load1: 0.1, Temperature: &temp,
+				Data: &api.Disk{Size: 30e9, Free: 20e9},
+			},
+		},
+		Network: &api.Network{
+			Clock:      api.Clock{Certainty: api.ClockSure},
+			Interfaces: []api.Interface{{Name: "eth0", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.1.20/24")}}},
+		},
+		Discovery: &api.Discovery{Wanted: "croft", Name: "croft", State: "announced"},
+	}
+}
+
+func TestConcerns(t *testing.T) {
+	c := english()
+	f := func(v float64) *float64 { return &v }
+	yes := true
+	for _, tt := range []struct {
+		name   string
+		change func(b *api.Box)
+		tone   string
+		title  string // of the worst; "All is well" if there is none
+		count  int
+	}{
+		{"well", func(*api.Box) {}, toneOK, "All is well", 0},
+		{"critical crash loop", func(b *api.Box) { b.System.Services[0].State = api.StateCrashing }, toneAct, "“Accounts” keeps failing", 1},
+		{"other crash loop", func(b *api.Box) { b.System.Services[1].State = api.StateCrashing }, toneLook, "“Found” keeps failing", 1},
+		{"failed", func(b *api.Box) { b.System.Services[0].State = api.StateFailed }, toneAct, "“Accounts” has stopped", 1},
+		{"stopped by request", func(b *api.Box) { b.System.Services[1].State = api.StateStopped }, toneOK, "All is well", 0},
+		{"restarting", func(b *api.Box) { b.System.Services[0].State = api.StateBackoff }, toneLook, "“Accounts” is being restarted", 1},
+		{"starting after power-on", func(b *api.Box) {
+			b.System.UptimeMS, b.System.Services[0].State = 4000, api.StateStarting
+		}, toneWait, "Almost ready", 1},
+		{"starting for long", func(b *api.Box) {
+			b.System.Services[0].State, b.System.Services[0].SinceMS = api.StateStarting, 600_000
+		}, toneAct, "“Accounts” is not ready yet", 1},
+		{"not confined", func(b *api.Box) { b.System.Services[0].Confined = &api.Confined{} }, toneLook, "“Accounts” is less closed off than it should be", 1},
+		{"phase failed", func(b *api.Box) { b.System.Phases = []api.Phase{{Title: "Disk", Error: "x"}} }, toneLook, "Starting up did not go as it should", 1},
+		{"read-only", func(b *api.Box) { b.System.Vitals.Data.ReadOnly = true }, toneAct, "The disk takes no changes", 1},
+		{"full", func(b *api.Box) { b.System.Vitals.Data.Free = 1e8 }, toneAct, "The disk is full", 1},
+		{"nearly full", func(b *api.Box) { b.System.Vitals.Data.Free = 2e9 }, toneLook, "The disk is nearly full", 1},
+		{"hot", func(b *api.Box) { b.System.Vitals.Temperature = f(87) }, toneAct, "The box is too hot", 1},
+		{"getting hot", func(b *api.Box) { b.System.Vitals.Temperature = f(78) }, toneLook, "The box is getting hot", 1},
+		{"no sensor", func(b *api.Box) { b.System.Vitals.Temperature = nil }, toneOK, "All is well", 0},
+		{"under-voltage", func(b *api.Box) { b.System.Vitals.UnderVoltage = &yes }, toneAct, "The power supply is too weak", 1},
+		{"memory", func(b *api.Box) { b.System.Vitals.MemAvailable = 1 << 25 }, toneLook, "Memory is nearly used up", 1},
+		{"name conflict", func(b *api.Box) { b.Discovery.Name, b.Discovery.Conflict = "croft-2", "Taken." }, toneLook, "Another device is called croft.local", 1},
+		{"interface", func(b *api.Box) { b.Network.Interfaces[0].Problem = "No router answers." }, toneLook, "The network needs a look", 1},
+		{"clock unsure", func(b *api.Box) { b.Network.Clock.Certainty = api.ClockUnsure }, toneLook, "The time may be wrong", 1},
+		{"clock unsure just after the start", func(b *api.Box) {
+			b.Network.Clock.Certainty, b.System.UptimeMS = api.ClockUnsure, 60_000
+		}, toneOK, "All is well", 0},
+		{"notice", func(b *api.Box) {
+			b.Notices = []api.Notice{{Name: "x", Weight: "warn", Text: "It happened. It was so.", Next: "Do this."}}
+		}, toneLook, "It happened", 1},
+		{"nothing else answers", func(b *api.Box) { b.Network, b.Discovery = nil, nil }, toneOK, "All is well", 0},
+		{"two", func(b *api.Box) {
+			b.System.Vitals.Temperature, b.System.Vitals.Data.ReadOnly = f(78), true
+		}, toneAct, "The disk takes no changes", 2},
+	} {
+		b := wellBox()
+		tt.change(b)
+		v := c.view(b, "http")
+		if v.Head.Tone != tt.tone || v.Head.Title != tt.title {
+			t.Errorf("%s: %s %q, want %s %q", tt.name, v.Head.Tone, v.Head.Title, tt.tone, tt.title)
+		}
+		if got := c.concerns(b); len(got) != tt.count {
+			t.Errorf("%s: %d concerns: %+v", tt.name, len(got), got)
+		}
+		if tt.count > 0 && v.Head.Next == "" {
+			t.Errorf("%s: no next step", tt.name)
+		}
+	}
+}
+
+func TestReach(t *testing.T) {
+	c := english()
+	for _, tt := range []struct {
+		name   string
+		change func(b *api.Box)
+		url    string
+		more   string
+		note   string
+	}{
+		{"name and address", func(*api.Box) {}, "http://croft.local/", "http://192.168.1.20/", ""},
+		{"no discovery", func(b *api.Box) { b.Discovery = nil }, "http://192.168.1.20/", "", ""},
+		{"probing", func(b *api.Box) { b.Discovery.State = "probing" }, "http://croft.local/", "http://192.168.1.20/", "The name is being claimed; it works in a moment."},
+		{"no network", func(b *api.Box) { b.Network = nil }, "http://croft.local/", "", "The part that knows the addresses does not answer."},
+		{"cable pulled", func(b *api.Box) {
+			b.Network.Interfaces[0].Up, b.Discovery.State = false, "no-network"
+		}, "", "", "No address yet. Is the network cable plugged in?"},
+		{"IPv6 only", func(b *api.Box) {
+			b.Network.Interfaces[0].Addresses = []netip.Prefix{netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("fd00::2/64")}
+		}, "http://croft.local/", "http://[fd00::2]/", ""},
+	} {
+		b := wellBox()
+		tt.change(b)
+		r := c.view(b, "http").Reach
+		if r.URL != tt.url || strings.Join(r.More, " ") != tt.more || r.Note != tt.note {
+			t.Errorf("%s: %q %q %q", tt.name, r.URL, r.More, r.Note)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	c := english()
+	for d, want := range map[time.Duration]string{
+		0: "a moment", 30 * time.Second: "30 seconds", 89 * time.Second: "89 seconds", 2 * time.Minute: "2 minutes",
+		89 * time.Minute: "89 minutes", 2 * time.Hour: "2 hours", 36 * time.Hour: "2 days", 240 * time.Hour: "10 days",
+	} {
+		if got := c.duration(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+	for n, want := range map[int64]string{0: "0 MB", 12_600_000: "13 MB", 29_700_000_000: "29.7 GB"} {
+		if got := c.size(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestBoot(t *testing.T) {
+	c := english()
+	v := c.boot([]api.Phase{{Title: "One", StartMS: 1000, TookMS: 500}, {Title: "Two", StartMS: 1500, TookMS: 500, Error: "x"}})
+	if v.Text != "Ready in 2.0 seconds" || v.Phases[0].X != 50 || v.Phases[0].Width != 25 || v.Phases[1].X != 75 {
+		t.Errorf("%+v", v)
+	}
+	v = c.boot([]api.Phase{{Title: "One", StartMS: 1000, TookMS: -1}})
+	if v.Text != "Still starting" || v.Phases[0].Took != "running" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Every sentence that is asked for is in the catalogue, and every one in it is asked for.
+func TestCatalogue(t *testing.T) {
+	c := english()
+	used := map[string]bool{}
+	for pattern, re := range map[string]*regexp.Regexp{
+		"templates/*.html": regexp.MustCompile(`\bt "([^"]+)"`),
+		"*.go":             regexp.MustCompile(`"([a-z]+(?:[.-][a-z-]+)*\.[a-z-]+)"|\.(?:s|n)\("([a-z]+)"`),
+	} {
+		names, err := filepath.Glob(pattern)
+		if err != nil || len(names) == 0 {
+			t.Fatal(names, err)
+		}
+		for _, name := range names {
+			if name == "text_en.go" || strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range re.FindAllSubmatch(b, -1) {
+				key := string(m[1])
+				if key == "" && len(m) > 2 {
+					key = string(m[2])
+				}
+				switch {
+				case c[key] != "":
+					used[key] = true
+				case c[key+".one"] != "" && c[key+".other"] != "":
+					used[key+".one"], used[key+".other"] = true, true
+				case strings.HasSuffix(key, ".css"), strings.HasSuffix(key, ".js"), strings.HasSuffix(key, ".svg"):
+				default:
+					t.Errorf("%s: no sentence %q", name, key)
+				}
+			}
+		}
+	}
+	// Keys put together at run time.
+	for _, prefix := range []string{
+		"state.", "clock.", "slot.", "net.", "service.", "gate.", "rescue.", "notfound.", "method.", "cross-origin.", "toolarge.", "error.",
+	} {
+		for key := range c {
+			if strings.HasPrefix(key, prefix) {
+				used[key] = true
+			}
+		}
+	}
+	for key := range c {
+		if !used[key] {
+			t.Errorf("sentence %q is never used", key)
+		}
+	}
+}
+
+// Nothing in the templates needs what the Content-Security-Policy forbids.
+func TestTemplatesKeepThePolicy(t *testing.T) {
+	names, err := filepath.Glob("templates/*.html")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	bad := regexp.MustCompile(`(?i)\sstyle=|\son[a-z]+=|<style|<script>|https?://|javascript:`)
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := bad.Find(b); m != nil {
+			t.Errorf("%s has %q", name, m)
+		}
+	}
+}
+
+func TestWeight(t *testing.T) {
+	s := testServer(t)
+	if n := len(s.assets["style.css"].plain); n >= 12_000 {
+		t.Errorf("the style sheet has %d bytes", n)
+	}
+	var page bytes.Buffer
+	if err := s.tmpl.ExecuteTemplate(&page, "page", s.page("box", s.text.view(wellBox(), "http"))); err != nil {
+		t.Fatal(err)
+	}
+	sum := len(zip(page.Bytes()))
+	for _, a := range s.assets {
+		sum += len(a.zipped())
+	}
+	if sum > 30_000 {
+		t.Errorf("the first page takes %d bytes", sum)
+	}
+	t.Logf("page and assets, compressed: %d bytes", sum)
+}
+
+// What other processes say is shown, never obeyed.
+func TestHostileStrings(t *testing.T) {
+	s := testServer(t)
+	const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>`
+	b := wellBox()
+	y := &b.System
+	y.Name, y.ID, y.Version, y.Slot, y.Board.Model = evil, evil, evil, evil, evil
+	y.Services = []api.Service{{
+		Name: evil, Title: evil, State: evil, Status: evil, LastExit: evil,
+		Confined: &api.Confined{Probes: []api.Probe{{Name: evil, Note: evil}}},
+	}}
+	y.Phases = []api.Phase{{Name: evil, Title: evil, Error: evil, Note: evil}}
+	y.Gaps = []api.Gap{{Name: evil, Text: evil, Detail: evil, Weight: evil}}
+	b.Network.Interfaces = []api.Interface{{Name: evil, MAC: evil, Method: evil, Problem: evil}}
+	b.Network.Clock.Text, b.Network.Clock.Certainty = evil, evil
+	b.Discovery.Name, b.Discovery.Wanted, b.Discovery.Conflict = evil, evil, evil
+	b.Notices = []api.Notice{{Name: evil, Text: evil, Next: evil, Weight: "warn"}}
+	for _, mode := range []string{api.ModeNormal, api.ModeRescue} {
+		y.Mode = mode
+		y.Rescue = &api.Rescue{Code: evil, Text: evil, Detail: evil, Check: &api.CheckDone{Findings: []string{evil}}}
+		var page bytes.Buffer
+		if err := s.tmpl.ExecuteTemplate(&page, "page", s.page("box", s.text.view(b, "http"))); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(page.String(), "<script>") || strings.Contains(page.String(), "<img") {
+			t.Errorf("%s: a string got out of its place", mode)
+		}
+		if n := strings.Count(page.String(), "alert(1)"); n < 20 {
+			t.Errorf("%s: only %d hostile strings on the page", mode, n)
+		}
+	}
+}
+
+func FuzzView(f *testing.F) {
+	seed, err := json.Marshal(wellBox())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add([]byte(`{"system":{"mode":"rescue","phases":[{"start_ms":-9,"took_ms":-2}],"vitals":{"mem_total":-1,"data":{"size":-1}}}}`))
+	f.Add([]byte(`{"system":{"mode":"rescue","rescue":{"progress":-1e300}},"network":{},"discovery":{"name":"x"}}`))
+	s := testServer(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var b api.Box
+		if json.Unmarshal(data, &b) != nil {
+			return
+		}
+		var page bytes.Buffer
+		if err := s.tmpl.ExecuteTemplate(&page, "page", s.page("box", s.text.view(&b, "http"))); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,393 @@
+package webui
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/croft-os/croft/services/api"
+)
+
+// fakeCore answers as core's API does.
+type fakeCore struct {
+	mu     sync.Mutex
+	box    *api.Box // nil: 503
+	answer *api.Problem
+	wait   string
+	got    []*http.Request
+	bodies []string
+	events chan string // what the stream says
+}
+
+func (f *fakeCore) RoundTrip(r *http.Request) (*http.Response, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := httptest.NewRecorder()
+	body := ""
+	if r.Body != nil {
+		b, _ := io.ReadAll(r.Body)
+		body = string(b)
+	}
+	f.got, f.bodies = append(f.got, r), append(f.bodies, body)
+	problem := func(status int, name string) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(status)
+		json.NewEncoder(w).Encode(api.Problem{Type: "/problems/" + name, Title: name, Status: status})
+	}
+	in := strings.Contains(r.Header.Get("Cookie"), "croft_session=good")
+	switch {
+	case f.box == nil && f.answer == nil:
+		problem(503, "starting")
+	case r.Method == "POST" && r.URL.Path == "/api/v1/session":
+		if f.answer != nil {
+			w.Header().Set("Retry-After", f.wait)
+			problem(f.answer.Status, f.answer.Type)
+			break
+		}
+		w.Header().Set("Set-Cookie", "croft_session=good; Path=/; HttpOnly")
+		w.WriteHeader(201)
+	case r.Method == "DELETE":
+		w.Header().Set("Set-Cookie", "croft_session=; Path=/; Max-Age=0")
+		w.WriteHeader(204)
+	case !in:
+		problem(401, "signed-out")
+	case r.URL.Path == "/api/v1/box":
+		json.NewEncoder(w).Encode(f.box)
+	case r.URL.Path == "/api/v1/rescue":
+		if f.answer != nil {
+			problem(f.answer.Status, f.answer.Type)
+			break
+		}
+		w.WriteHeader(202)
+	case r.URL.Path == "/api/v1/events":
+		pr, pw := io.Pipe()
+		go func() {
+			defer pw.Close()
+			for {
+				select {
+				case s, ok := <-f.events:
+					if !ok {
+						return
+					}
+					io.WriteString(pw, s)
+				case <-r.Context().Done():
+					return
+				}
+			}
+		}()
+		resp := w.Result()
+		resp.Body = pr
+		return resp, nil
+	}
+	return w.Result(), nil
+}
+
+func start(t *testing.T) (*fakeCore, *httptest.Server, *http.Client) {
+	t.Helper()
+	f := &fakeCore{box: wellBox(), events: make(chan string, 10)}
+	s, err := newServer(slog.New(slog.DiscardHandler), &http.Client{Transport: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	c := srv.Client()
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return f, srv, c
+}
+
+func get(t *testing.T, c *http.Client, method, url string, form url.Values, header ...string) (*http.Response, string) {
+	t.Helper()
+	var body io.Reader
+	if form != nil {
+		body = strings.NewReader(form.Encode())
+	}
+	req, err := http.NewRequest(method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+func TestPages(t *testing.T) {
+	f, srv, c := start(t)
+	in := []string{"Cookie", "croft_session=good"}
+	for _, tt := range []struct {
+		name, method, path string
+		header             []string
+		status             int
+		has                string
+	}{
+		{"gate", "GET", "/", nil, 200, `name="code"`},
+		{"gate again", "GET", "/?problem=wrong-code", nil, 200, "That is not this box&#39;s claim code."},
+		{"gate wait", "GET", "/?problem=too-many-tries&wait=40", nil, 200, "Wait 40 seconds"},
+		{"gate silly wait", "GET", "/?problem=too-many-tries&wait=-5", nil, 200, "Wait 60 seconds"},
+		{"gate silly problem", "GET", "/?problem=%3Cscript%3E", nil, 200, "That did not work."},
+		{"box", "GET", "/", in, 200, "All is well"},
+		{"head", "HEAD", "/", in, 200, ""},
+		{"not found", "GET", "/nothing", nil, 404, "There is nothing here"},
+		{"wrong method", "GET", "/claim", nil, 405, "That is not possible here"},
+		{"post home", "POST", "/", nil, 405, "That is not possible here"},
+		{"delete", "DELETE", "/signout", nil, 405, "That is not possible here"},
+		{"cross-site", "POST", "/signout", []string{"Sec-Fetch-Site", "cross-site"}, 403, "Not from another website"},
+		{"null origin", "POST", "/claim", []string{"Origin", "null"}, 403, "Not from another website"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, body := get(t, c, tt.method, srv.URL+tt.path, nil, tt.header...)
+			if resp.StatusCode != tt.status || !strings.Contains(body, tt.has) {
+				t.Errorf("%s %s", resp.Status, body)
+			}
+			for k, want := range map[string]string{
+				"Content-Security-Policy": csp, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "Cache-Control": "no-store",
+			} {
+				if got := resp.Header.Get(k); got != want {
+					t.Errorf("%s: %q", k, got)
+				}
+			}
+		})
+	}
+	f.box = nil
+	if resp, body := get(t, c, "GET", srv.URL+"/", nil, in...); resp.StatusCode != 503 || !strings.Contains(body, "The box is starting.") {
+		t.Errorf("starting: %s", resp.Status)
+	}
+}
+
+func TestClaim(t *testing.T) {
+	f, srv, c := start(t)
+	form := url.Values{"code": {"7k3m-q9xa"}}
+	resp, _ := get(t, c, "POST", srv.URL+"/claim", form, "X-Forwarded-For", "192.168.1.7", "X-Forwarded-Proto", "https", "Cookie", "a=b")
+	if resp.StatusCode != 303 || resp.Header.Get("Location") != "/" || resp.Header.Get("Set-Cookie") != "croft_session=good; Path=/; HttpOnly" {
+		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+	last := f.got[len(f.got)-1]
+	if f.bodies[len(f.bodies)-1] != `{"code":"7k3m-q9xa"}` || last.Header.Get("X-Forwarded-For") != "192.168.1.7" ||
+		last.Header.Get("X-Forwarded-Proto") != "https" || last.Header.Get("Cookie") != "a=b" || last.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("core got %v %q", last.Header, f.bodies)
+	}
+	for _, tt := range []struct {
+		status     int
+		kind, wait string
+		location   string
+	}{
+		{403, "wrong-code", "", "/?problem=wrong-code"},
+		{422, "code-format", "", "/?problem=code-format"},
+		{429, "too-many-tries", "40", "/?problem=too-many-tries&wait=40"},
+		{503, "starting", "2", "/?problem=starting&wait=2"},
+		{410, "code-void", "", "/?problem=code-void"},
+	} {
+		f.answer, f.wait = &api.Problem{Type: tt.kind, Status: tt.status}, tt.wait
+		resp, _ := get(t, c, "POST", srv.URL+"/claim", form)
+		if resp.StatusCode != 303 || resp.Header.Get("Location") != tt.location || resp.Header.Get("Set-Cookie") != "" {
+			t.Errorf("%s: %s %v", tt.kind, resp.Status, resp.Header)
+		}
+	}
+	resp, _ = get(t, c, "POST", srv.URL+"/claim", url.Values{"code": {strings.Repeat("x", maxForm)}})
+	if resp.StatusCode != 413 {
+		t.Errorf("a large form: %s", resp.Status)
+	}
+}
+
+func TestSignOut(t *testing.T) {
+	_, srv, c := start(t)
+	resp, _ := get(t, c, "POST", srv.URL+"/signout", url.Values{}, "Cookie", "croft_session=good")
+	if resp.StatusCode != 303 || !strings.Contains(resp.Header.Get("Set-Cookie"), "Max-Age=0") {
+		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+func TestRescueForms(t *testing.T) {
+	f, srv, c := start(t)
+	f.box.System.Mode, f.box.System.Rescue = api.ModeRescue, &api.Rescue{Text: "No mark.", Detail: "errno 2"}
+	in := []string{"Cookie", "croft_session=good"}
+	_, body := get(t, c, "GET", srv.URL+"/?problem=not-confirmed", nil, in...)
+	for _, want := range []string{"No mark.", "errno 2", `value="retry"`, `value="check"`, `value="start-over"`, "Type ERASE to", "Nothing was erased"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the rescue page has no %q", want)
+		}
+	}
+	resp, _ := get(t, c, "POST", srv.URL+"/rescue", url.Values{"action": {"start-over"}, "confirm": {" ERASE "}}, in...)
+	if resp.Header.Get("Location") != "/" || f.bodies[len(f.bodies)-1] != `{"action":"start-over","confirm":"ERASE"}` {
+		t.Errorf("%v %q", resp.Header, f.bodies)
+	}
+	for kind, want := range map[string]string{
+		"not-confirmed": "/?problem=not-confirmed", "refused": "/?problem=refused", "not-rescue": "/", "action": "/?problem=refused",
+	} {
+		f.answer = &api.Problem{Type: kind, Status: 409}
+		if resp, _ := get(t, c, "POST", srv.URL+"/rescue", url.Values{"action": {"retry"}}, in...); resp.Header.Get("Location") != want {
+			t.Errorf("%s: %v", kind, resp.Header)
+		}
+	}
+	f.answer = nil
+	f.box.System.Rescue.Busy, f.box.System.Rescue.Progress = "check", 0.42
+	_, body = get(t, c, "GET", srv.URL+"/", nil, in...)
+	if !strings.Contains(body, `<progress id="progress" max="1" value="0.42">`) || strings.Contains(body, `value="retry"`) {
+		t.Error("no progress, or actions beside it")
+	}
+}
+
+func TestAssets(t *testing.T) {
+	_, srv, c := start(t)
+	_, body := get(t, c, "GET", srv.URL+"/", nil)
+	for _, part := range strings.Split(body, `"`) {
+		if !strings.HasPrefix(part, "/assets/") {
+			continue
+		}
+		resp, plain := get(t, c, "GET", srv.URL+part, nil, "Accept-Encoding", "identity")
+		if resp.StatusCode != 200 || !strings.Contains(resp.Header.Get("Cache-Control"), "immutable") || plain == "" {
+			t.Errorf("%s: %s %v", part, resp.Status, resp.Header)
+		}
+		resp, zipped := get(t, c, "GET", srv.URL+part, nil, "Accept-Encoding", "br;q=1, gzip")
+		z, err := gzip.NewReader(strings.NewReader(zipped))
+		if err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
+			t.Fatalf("%s: %v %v", part, resp.Header, err)
+		}
+		if b, err := io.ReadAll(z); err != nil || string(b) != plain {
+			t.Errorf("%s: unpacks to something else", part)
+		}
+	}
+	if resp, _ := get(t, c, "GET", srv.URL+"/assets/style.000000000000.css", nil); resp.StatusCode != 404 {
+		t.Errorf("an old asset: %s", resp.Status)
+	}
+}
+
+func TestLive(t *testing.T) {
+	f, srv, c := start(t)
+	version := testServer(t).version()
+	type stream struct {
+		next func(event string) string
+		stop func()
+	}
+	open := func(query, cookie string) stream {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/live?"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Cookie", cookie)
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc := bufio.NewScanner(resp.Body)
+		sc.Buffer(nil, 1<<20)
+		return stream{func(event string) string {
+			t.Helper()
+			for sc.Scan() {
+				if sc.Text() == "event: "+event {
+					sc.Scan()
+					return strings.TrimPrefix(sc.Text(), "data: ")
+				}
+			}
+			t.Fatalf("the stream ended before %q: %v", event, sc.Err())
+			return ""
+		}, func() { cancel(); resp.Body.Close() }}
+	}
+	good := url.Values{"version": {version}, "rescue": {"no"}}.Encode()
+	send := func(b *api.Box) {
+		data, err := json.Marshal(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.events <- ":\n\nevent: box\ndata: " + string(data) + "\n\n"
+	}
+	view := func(s stream) map[string]string {
+		t.Helper()
+		v := map[string]string{}
+		if err := json.Unmarshal([]byte(s.next("view")), &v); err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+
+	s := open(good, "croft_session=good")
+	s.next("beat")
+	b := wellBox()
+	send(b)
+	if v := view(s); len(v) != len(regions()) || !strings.Contains(v["headline"], "All is well") {
+		t.Errorf("first view: %v", v)
+	}
+	*b.System.Vitals.Temperature = 50
+	send(b)
+	if v := view(s); len(v) != 1 || !strings.Contains(v["vitals"], "50 °C") {
+		t.Errorf("only the temperature changed: %v", v)
+	}
+	b.System.Mode = api.ModeRescue
+	send(b)
+	s.next("reload")
+	s.stop()
+
+	for name, query := range map[string]string{"another release": "version=old&rescue=no", "none": ""} {
+		s := open(query, "croft_session=good")
+		s.next("reload")
+		s.stop()
+		_ = name
+	}
+	s = open(good, "croft_session=other")
+	s.next("reload")
+	s.stop()
+	s = open(good, "croft_session=good")
+	s.next("beat")
+	f.events <- "event: end\ndata: {}\n\n"
+	s.next("reload")
+	s.stop()
+	f.mu.Lock()
+	f.box = nil
+	f.mu.Unlock()
+	if resp, _ := get(t, c, "GET", srv.URL+"/live", nil); resp.StatusCode != 503 {
+		t.Errorf("while core is away: %s", resp.Status)
+	}
+}
+
+func TestRun(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, healthy, done := make(chan string, 1), make(chan error, 1), make(chan error, 1)
+	go func() {
+		done <- Run(ctx, Config{
+			Log: slog.New(slog.DiscardHandler), Listener: l, API: &http.Client{Transport: &fakeCore{box: wellBox()}},
+			Ready: func(s string) { ready <- s },
+			Watch: func(ctx context.Context, check func(context.Context) error) { healthy <- check(ctx) },
+		})
+	}()
+	<-ready
+	if err := <-healthy; err != nil {
+		t.Error(err)
+	}
+	if resp, _ := get(t, http.DefaultClient, "GET", "http://"+l.Addr().String()+"/", nil); resp.StatusCode != 200 {
+		t.Errorf("%s", resp.Status)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
