@@ -62,16 +62,21 @@ func (m *Manager) apply(now time.Time) {
 		addrs, routes = append(addrs, a...), append(routes, r...)
 	}
 	changed := false
-	failed := func(index int, err error) {
-		m.log.Error("can't change the network", "err", err)
-		m.retry = now.Add(retryAfter)
-		if i := m.ifaces[index]; i != nil {
-			i.applied = fmt.Sprintf("Croft can't set up this network port (%v). It will try again.", err)
-		}
-	}
+	var told []string // what failed the last time
 	for _, i := range m.ifaces {
+		told = append(told, i.applied)
 		if i.port != nil {
 			i.applied = ""
+		}
+	}
+	failed := func(index int, err error) {
+		m.retry = now.Add(retryAfter)
+		text := fmt.Sprintf("Croft can't set up this network port (%v). It will try again.", err)
+		if !slices.Contains(told, text) {
+			m.log.Error("can't change the network", "err", err)
+		}
+		if i := m.ifaces[index]; i != nil {
+			i.applied = text
 		}
 	}
 	for _, r := range m.routes {

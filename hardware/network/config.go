@@ -100,7 +100,7 @@ func (s Static) validate(path string) error {
 		in := func(p netip.Prefix) bool { return p.Masked().Contains(g) }
 		same := func(p netip.Prefix) bool { return p.Addr() == g }
 		switch {
-		case !unicast(g):
+		case !unicast(g), g.Zone() != "":
 			return &ConfigError{at, fmt.Sprintf("%s can't be a router's address.", g)}
 		case slices.ContainsFunc(s.Addresses, same):
 			return &ConfigError{at, "The router's address must differ from the box's own."}

@@ -85,7 +85,8 @@ func ParseLease(m *dhcpv4.DHCPv4, now time.Time) (*Lease, error) {
 			ones, _ := r.Dest.Mask.Size()
 			gw, _ := netip.AddrFromSlice(r.Router.To4())
 			switch {
-			case !ok || (gw.IsValid() && !gw.IsUnspecified() && !unicast(gw)) || gw == addr:
+			case !ok || dst.IsMulticast() || dst.IsLoopback() || dst.As4()[0] >= 240:
+			case !gw.IsUnspecified() && !l.router(gw):
 			case gw.IsUnspecified():
 				l.Routes = append(l.Routes, LeaseRoute{Dst: netip.PrefixFrom(dst, ones).Masked()})
 			case ones == 0:
@@ -94,7 +95,7 @@ func ParseLease(m *dhcpv4.DHCPv4, now time.Time) (*Lease, error) {
 				l.Routes = append(l.Routes, LeaseRoute{netip.PrefixFrom(dst, ones).Masked(), gw})
 			}
 		}
-	} else if gws := sane(m.Router()); len(gws) > 0 && gws[0] != addr {
+	} else if gws := sane(m.Router()); len(gws) > 0 && l.router(gws[0]) {
 		l.Gateway = gws[0]
 	}
 	l.DNS, l.NTP = sane(m.DNS()), sane(m.NTPServers())
@@ -102,6 +103,12 @@ func ParseLease(m *dhcpv4.DHCPv4, now time.Time) (*Lease, error) {
 		l.Domain = d
 	}
 	return l, nil
+}
+
+// router reports whether a can be a router for the lease: another host, not a network's own address.
+func (l *Lease) router(a netip.Addr) bool {
+	own := l.Prefix.Masked()
+	return unicast(a) && a != l.Prefix.Addr() && (!own.Contains(a) || usable(netip.PrefixFrom(a, own.Bits())))
 }
 
 // sane returns the addresses of hosts in ips, at most maxDNS.

@@ -183,7 +183,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		if d := m.deadline(); d.IsZero() {
 			timer.Stop()
 		} else {
-			timer.Reset(time.Until(d))
+			timer.Reset(max(time.Until(d), time.Millisecond))
 		}
 		select {
 		case <-ctx.Done():
@@ -436,11 +436,17 @@ func (m *Manager) deadline() time.Time {
 	}
 	for _, i := range m.ifaces {
 		sooner(i.dhcp.deadline())
-		for _, c := range i.claims() {
-			sooner(c.next)
-		}
 		for _, s := range i.rdnss {
 			sooner(s.expires)
+		}
+		if !i.link.Carrier {
+			if i.settled() {
+				sooner(i.graceEnd())
+			}
+			continue
+		}
+		for _, c := range i.claims() {
+			sooner(c.next)
 		}
 		if !i.bare.IsZero() && i.local == nil {
 			t := i.bare.Add(linkLocalAfter)
@@ -448,9 +454,6 @@ func (m *Manager) deadline() time.Time {
 				t = i.pause
 			}
 			sooner(t)
-		}
-		if i.settled() && i.graceEnd().After(i.lost) {
-			sooner(i.graceEnd())
 		}
 	}
 	return d

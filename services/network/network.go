@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,6 +61,7 @@ type service struct {
 	mu     sync.Mutex // never held while the manager's loop is waited for
 	config api.NetConfig
 	online bool
+	dns    []netip.Addr
 }
 
 // Run runs the service until ctx ends.
@@ -128,8 +130,8 @@ func (s *service) healthy(ctx context.Context) error {
 // changed tells the supervisor, and the clock once the network came up. It runs in the manager's loop.
 func (s *service) changed(st hwnet.Status) {
 	s.mu.Lock()
-	came := st.Online() && !s.online
-	s.online = st.Online()
+	came := st.Online() && (!s.online || !slices.Equal(st.DNS, s.dns))
+	s.online, s.dns = st.Online(), st.DNS
 	s.mu.Unlock()
 	if came && s.clock != nil {
 		time.AfterFunc(onlineSettle, s.clock.Poke)
