@@ -15,6 +15,7 @@ import (
 const (
 	memoryMax = "memory.max"
 	cpuMax    = "cpu.max"
+	cpuWeight = "cpu.weight" // the same for all, by default
 	pidsMax   = "pids.max"
 	ioWeight  = "io.weight"
 )
@@ -40,7 +41,7 @@ func openCgroups(root string) (*cgroups, error) {
 	if _, err := os.Stat(filepath.Join(try, "cgroup.procs")); err != nil {
 		return nil, fmt.Errorf("%s is not cgroup v2: %w", root, err)
 	}
-	for _, name := range []string{memoryMax, cpuMax, pidsMax, ioWeight} {
+	for _, name := range []string{memoryMax, cpuMax, cpuWeight, pidsMax, ioWeight} {
 		if _, err := os.Stat(filepath.Join(try, name)); err == nil {
 			c.has[name] = true
 		}

@@ -34,7 +34,11 @@ func findGaps(c *cgroups) []api.Gap {
 				"the box down for a moment before it is ended.", d)
 	}
 	if d, yes := lacks(cpuMax, "cpu"); yes {
-		gap("info", "cpu-limit", "A busy service can use all of the processor and slow down the others.", d)
+		text := "A busy service can use all of the processor and slow down the others."
+		if c != nil && c.has[cpuWeight] {
+			text = "A busy service can use all that the others leave of the processor."
+		}
+		gap("info", "cpu-limit", text, d)
 	}
 	if d, yes := lacks(pidsMax, "pids"); yes {
 		gap("info", "process-limit",

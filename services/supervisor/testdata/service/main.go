@@ -24,11 +24,14 @@ func main() {
 	if os.Args[1] == "launch" {
 		os.Exit(sandbox.Main(os.Args[2:]))
 	}
+	signal.Notify(term, syscall.SIGTERM) // early: it may come before it is waited for
 	for _, arg := range os.Args[1:] {
 		do, value, _ := strings.Cut(arg, "=")
 		run(do, value)
 	}
 }
+
+var term = make(chan os.Signal, 1)
 
 func run(do, value string) {
 	switch do {
@@ -43,9 +46,7 @@ func run(do, value string) {
 		n, _ := strconv.Atoi(value)
 		os.Exit(n)
 	case "wait": // for SIGTERM
-		c := make(chan os.Signal, 1)
-		signal.Notify(c, syscall.SIGTERM)
-		<-c
+		<-term
 	case "hang": // whatever comes
 		signal.Ignore(syscall.SIGTERM, syscall.SIGABRT)
 		for {
