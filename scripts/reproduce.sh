@@ -7,9 +7,11 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT INT TERM
 modcache=$(go env GOMODCACHE)
+commit=$(git rev-parse HEAD)
 build() { # folder, umask
 	umask "$2"
-	git clone --quiet --no-hardlinks . "$1/source"
+	git clone --quiet --no-hardlinks --no-checkout . "$1/source"
+	git -C "$1/source" -c advice.detachedHead=false checkout --quiet "$commit"
 	(cd "$1/source" && GOCACHE="$1/cache" GOMODCACHE="$modcache" go run ./scripts/croft build --board "$board" --out "$1/out")
 }
 (build "$work/a" 022)
