@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,6 +71,9 @@ func Build(ctx context.Context, o Options) error {
 	return nil
 }
 
+// versionFormat keeps a version fit for one line of a loader entry and for SPDX.
+var versionFormat = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`)
+
 type builder struct {
 	Options
 	tmp string // scratch, removed at the end
@@ -101,6 +105,9 @@ func newBuilder(ctx context.Context, o Options) (*builder, error) {
 		if v, err := output(ctx, b.Source, "git", "describe", "--always", "--dirty"); err == nil && v != "" {
 			b.Version = v
 		}
+	}
+	if !versionFormat.MatchString(b.Version) {
+		return nil, fmt.Errorf("version %q is not made of 1 to 64 letters, digits, and . + _ -", b.Version)
 	}
 	if b.Epoch.IsZero() {
 		s := os.Getenv("SOURCE_DATE_EPOCH")

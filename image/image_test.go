@@ -19,7 +19,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/croft-os/croft/hardware/disk"
 	"github.com/croft-os/croft/hardware/layout"
@@ -581,6 +583,44 @@ func TestBuildRefuses(t *testing.T) {
 			t.Errorf("SOURCE_DATE_EPOCH=%s: got %v", epoch, err)
 		}
 	}
+}
+
+func TestBuildRefusesVersion(t *testing.T) {
+	b, err := board.Find("pc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"v1\noptions init=/bin/sh", "-v", strings.Repeat("1", 65)} {
+		err := Build(context.Background(), Options{Board: b, Out: t.TempDir(), Version: v, Log: slog.New(slog.DiscardHandler)})
+		if err == nil || !strings.Contains(err.Error(), "version") {
+			t.Errorf("version %q: got %v", v, err)
+		}
+	}
+}
+
+// TestSameAgain builds each image a second time, with the version and time that the first one names, in another
+// folder, time zone and umask. scripts/reproduce.sh does so from scratch.
+func TestSameAgain(t *testing.T) {
+	eachImage(t, func(t *testing.T, b board.Board, img string) {
+		var rel Release
+		if err := json.Unmarshal(read(t, rootTree(t, img, b.Layout), "etc/croft/release.json"), &rel); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("TZ", "Pacific/Auckland")
+		t.Setenv("GOFLAGS", "-race")
+		t.Setenv("SOURCE_DATE_EPOCH", "1")
+		defer syscall.Umask(syscall.Umask(0o077))
+		out := t.TempDir()
+		err := Build(context.Background(), Options{
+			Board: b, Out: out, Version: rel.Version, Epoch: time.Unix(rel.Built, 0), ImageOnly: true, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("cmp", img, filepath.Join(out, filepath.Base(img))).CombinedOutput(); err != nil {
+			t.Errorf("the second image differs: %v\n%s", err, out)
+		}
+	})
 }
 
 // TestWindow: the command line tool refuses windows beyond 128 MiB unless told otherwise.

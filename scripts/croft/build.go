@@ -16,13 +16,14 @@ func init() { commands["build"] = build }
 
 // build makes the image of one board, or of all.
 func build(ctx context.Context, args []string, _, stderr io.Writer) int {
-	var ids []string
+	var ids, titles []string
 	for _, b := range board.All() {
 		ids = append(ids, b.ID)
+		titles = append(titles, b.ID+" is "+b.Title)
 	}
 	fl := flag.NewFlagSet("croft build", flag.ContinueOnError)
 	fl.SetOutput(stderr)
-	id := fl.String("board", "pc", strings.Join(ids, ", ")+" or all")
+	id := fl.String("board", "pc", strings.Join(ids, ", ")+" or all: "+strings.Join(titles, "; "))
 	out := fl.String("out", "out", "folder for the image")
 	version := fl.String("version", "", "version of the release; default: git describe")
 	only := fl.Bool("image-only", false, "write no compressed image, bill of materials and checksums")
