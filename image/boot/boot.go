@@ -78,11 +78,12 @@ type Box struct {
 
 // Main runs the box; it returns only if the kernel refuses to restart or switch off.
 func Main(cfg Config) error {
-	b := &Box{cfg: cfg, end: make(chan string, 1), journal: journal.New()}
+	b := &Box{cfg: cfg, end: make(chan string, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	b.phase("kernel", "Kernel started", func() (string, error) { return "", nil })
 	b.phase("mounts", "System folders", b.mounts)
+	b.journal = journal.New() // needs /proc
 	out := b.journal.Writer("init")
 	b.log = slog.New(slog.NewJSONHandler(out, nil))
 	go supervisor.Reap(ctx, b.log)
