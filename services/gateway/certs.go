@@ -79,10 +79,11 @@ func newCerts(stateDir string, lookup func(context.Context) subjects, now func()
 		DisableStorageCheck: true,
 		Logger:              logger,
 	})
-	c.vet()
+	ctx := context.Background()
+	c.forgetOthers(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.manage(context.Background()); err != nil {
+	if err := c.manage(ctx); err != nil {
 		c.cache.Stop()
 		return nil, err
 	}
@@ -114,7 +115,8 @@ func (c *certs) subjects() subjects {
 	return s
 }
 
-// manage brings the stored certificate into the cache, or a new one if there is none or it can't be used.
+// manage brings the stored certificate into the cache; or a new one if there is none, or if a crash between writing
+// key and certificate, a damaged disk or a clock that jumped left one that can't be served.
 func (c *certs) manage(ctx context.Context) error {
 	err := c.magic.ManageSync(ctx, []string{homeSubject})
 	if err == nil && c.usable(c.current()) == nil {
@@ -268,60 +270,18 @@ func (c *certs) update(ctx context.Context) {
 	c.complete(ctx)
 }
 
-// vet removes from storage, before certmagic reads it, whatever a crash, a damaged disk or an earlier authority left
-// that can't be served.
-func (c *certs) vet() {
-	ctx := context.Background()
+// forgetOthers removes what earlier authorities of the box signed: nobody can be told to trust them again.
+func (c *certs) forgetOthers(ctx context.Context) {
 	issuers, err := c.store.List(ctx, "certificates", false)
 	if err != nil {
-		return // nothing stored yet
+		return // nothing is stored yet
 	}
-	mine := certmagic.StorageKeys.CertsPrefix(c.ca.IssuerKey())
 	for _, dir := range issuers {
-		if strings.HasPrefix(path.Base(dir), issuerPrefix) && dir != mine {
-			c.drop(ctx, dir, errors.New("signed by an earlier authority"))
-			continue
-		}
-		sites, err := c.store.List(ctx, dir, false)
-		if err != nil {
-			c.drop(ctx, dir, err)
-		}
-		for _, site := range sites {
-			if err := c.check(ctx, site, dir == mine); err != nil {
-				c.drop(ctx, site, err)
+		if strings.HasPrefix(path.Base(dir), issuerPrefix) && dir != certmagic.StorageKeys.CertsPrefix(c.ca.IssuerKey()) {
+			if err := c.store.Delete(ctx, dir); err != nil {
+				c.log.Warn("can't remove an earlier authority's certificate", "key", dir, "err", err)
 			}
 		}
-	}
-}
-
-// check reads a stored pair as certmagic would.
-func (c *certs) check(ctx context.Context, site string, mine bool) error {
-	base := path.Join(site, path.Base(site))
-	key, err := c.store.Load(ctx, base+".key")
-	if err != nil {
-		return err
-	}
-	cert, err := c.store.Load(ctx, base+".crt")
-	if err != nil {
-		return err
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return err
-	}
-	if _, err := c.store.Load(ctx, base+".json"); err != nil {
-		return err
-	}
-	if mine {
-		return c.usable(&pair)
-	}
-	return nil // an expired certificate of another issuer is that issuer's to renew
-}
-
-func (c *certs) drop(ctx context.Context, key string, why error) {
-	c.log.Warn("dropping a stored certificate that can't be served", "key", key, "err", why)
-	if err := c.store.Delete(ctx, key); err != nil {
-		c.log.Warn("can't drop it", "key", key, "err", err)
 	}
 }
 

@@ -45,17 +45,6 @@ func openCerts(t *testing.T, dir string, lookup func(context.Context) subjects, 
 	return c
 }
 
-// fakeConn has a local address and nothing else.
-type fakeConn struct {
-	net.Conn
-	local net.Addr
-}
-
-func (c fakeConn) LocalAddr() net.Addr { return c.local }
-func (c fakeConn) RemoteAddr() net.Addr {
-	return &net.TCPAddr{IP: net.IPv4(192, 168, 7, 9), Port: 40000}
-}
-
 // shake makes a handshake over a pipe and returns the leaf that was served. crypto/tls proves on the way that the key
 // belongs to it. A server name of "" sends no SNI; local is the address that the client reached.
 func shake(t *testing.T, c *certs, serverName, local string) (*x509.Certificate, error) {
@@ -96,6 +85,7 @@ func valid(c *certs, leaf *x509.Certificate, name string, now time.Time) error {
 var spring = time.Date(2027, 4, 1, 12, 0, 0, 0, time.UTC)
 
 func TestHandshakes(t *testing.T) {
+	t.Parallel()
 	var name atomic.Pointer[subjects]
 	name.Store(&subjects{DNS: []string{"croft.local", "croft.home.arpa"}, IPs: []netip.Addr{netip.MustParseAddr("192.168.7.5")}, Sure: true})
 	clk := newClock(spring)
@@ -144,6 +134,7 @@ func TestHandshakes(t *testing.T) {
 }
 
 func TestHandshakesCannotMakeTheBoxIssueForEver(t *testing.T) {
+	t.Parallel()
 	clk := newClock(spring)
 	asked := 0
 	c := openCerts(t, t.TempDir(), func(context.Context) subjects { asked++; return subjects{} }, clk.now)
@@ -162,6 +153,7 @@ func TestHandshakesCannotMakeTheBoxIssueForEver(t *testing.T) {
 }
 
 func TestCertificateSurvivesRestart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	clk := newClock(spring)
 	c := openCerts(t, dir, nowhere, clk.now)
@@ -194,6 +186,7 @@ func siteFile(t *testing.T, dir, suffix string) string {
 }
 
 func TestNeverServesAnInvalidPair(t *testing.T) {
+	t.Parallel()
 	otherKey := func() []byte {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -291,6 +284,9 @@ func TestNeverServesAnInvalidPair(t *testing.T) {
 			if name == "store is a file" || name == "authority directory" {
 				return // can't be mended, only lived with
 			}
+			if m, err := filepath.Glob(filepath.Join(dir, "tls", "certificates", "*")); err != nil || len(m) != 1 {
+				t.Errorf("stored certificates of %v, want those of one authority", m)
+			}
 			again := openCerts(t, dir, nowhere, clk.now)
 			if !bytes.Equal(again.current().Leaf.Raw, leaf.Raw) {
 				t.Error("the mended certificate was not kept")
@@ -300,6 +296,7 @@ func TestNeverServesAnInvalidPair(t *testing.T) {
 }
 
 func TestClockThatJumps(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct{ first, then time.Time }{
 		"from 1970":           {time.Unix(0, 0), spring},
 		"from the floor":      {epoch, spring},
@@ -326,6 +323,7 @@ func TestClockThatJumps(t *testing.T) {
 
 // While the box doesn't know the time, its certificate must satisfy clients that do.
 func TestUnsureClockGetsALongerCertificate(t *testing.T) {
+	t.Parallel()
 	for _, sure := range []bool{false, true} {
 		c := openCerts(t, t.TempDir(), func(context.Context) subjects { return subjects{Sure: sure} }, newClock(spring).now)
 		c.update(context.Background())
@@ -343,6 +341,7 @@ func TestUnsureClockGetsALongerCertificate(t *testing.T) {
 }
 
 func TestAuthorityKeepsToTheHome(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	c := openCerts(t, dir, nowhere, time.Now)
 	caPEM := filepath.Join(dir, "root.pem")
@@ -478,6 +477,7 @@ func testStorage(t *testing.T, s *storage) {
 }
 
 func TestStorage(t *testing.T) {
+	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
 	t.Run("disk", func(t *testing.T) { testStorage(t, newStorage(filepath.Join(t.TempDir(), "new", "tls"), log)) })
 	t.Run("memory", func(t *testing.T) { testStorage(t, newStorage("", log)) })

@@ -38,7 +38,7 @@ import (
 )
 
 // softMemory is how much the process may use before it collects garbage ever harder; its hard limit is 128 MB.
-const softMemory = 80 << 20
+const softMemory = 64 << 20
 
 // Run is the service: it serves env's listeners "http" (TCP), "https" (TCP) and "quic" (UDP) until ctx ends. Without
 // "http" it fails with daemon.ErrConfig; the other two may be absent.
@@ -53,7 +53,7 @@ func RunLimited(ctx context.Context, env *daemon.Env, limits Limits) error {
 		debug.SetMemoryLimit(softMemory)
 	}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400) // little lives long here; collections would be most of the work
+		debug.SetGCPercent(300) // little lives long here; collections would be most of the work
 	}
 	cl := newClients(limits, time.Now)
 	certs, err := newCerts(env.StateDir, (&world{env.Client("network"), env.Client("discovery")}).subjects, time.Now, env.Log)
@@ -69,12 +69,12 @@ func RunLimited(ctx context.Context, env *daemon.Env, limits Limits) error {
 	defer cancel()
 	ended := make(chan error, 3)
 	plain := newServer(base, limits, f, env.Log)
-	go func() { ended <- plain.Serve(newListener(env.Listeners["http"], cl)) }()
+	go func() { ended <- plain.Serve(&listener{env.Listeners["http"], cl}) }()
 	stops := []func(context.Context) error{stopper(plain)}
 	if l := env.Listeners["https"]; l != nil && certs != nil {
 		secure := newServer(base, limits, f, env.Log)
 		secure.TLSConfig = certs.tlsConfig("h2", "http/1.1")
-		go func() { ended <- secure.ServeTLS(newListener(l, cl), "", "") }()
+		go func() { ended <- secure.ServeTLS(&listener{l, cl}, "", "") }()
 		stops = append(stops, stopper(secure))
 	}
 	if p := env.Packets["quic"]; p != nil && certs != nil {
@@ -121,7 +121,7 @@ func newServer(base context.Context, l Limits, h http.Handler, logger *slog.Logg
 		IdleTimeout:       l.IdleTime,
 		MaxHeaderBytes:    l.Header,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          32,
+			MaxConcurrentStreams:          16,
 			MaxReceiveBufferPerConnection: 128 << 10,
 			MaxReceiveBufferPerStream:     64 << 10,
 			MaxReadFrameSize:              16 << 10,
@@ -201,7 +201,7 @@ func serveQUIC(p net.PacketConn, certs *certs, l Limits, cl *clients, h http.Han
 		MaxStreamReceiveWindow:         64 << 10,
 		InitialConnectionReceiveWindow: 64 << 10,
 		MaxConnectionReceiveWindow:     128 << 10,
-		MaxIncomingStreams:             32,
+		MaxIncomingStreams:             16,
 		MaxIncomingUniStreams:          8,
 	})
 	if err != nil {

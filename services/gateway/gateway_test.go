@@ -123,7 +123,7 @@ func start(t *testing.T, env *daemon.Env, limits Limits) *running {
 // fetchCA gets the authority's certificate as an owner does, over plain HTTP.
 func (g *running) fetchCA() {
 	g.t.Helper()
-	res, err := http.Get("http://" + g.http + caPath)
+	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + g.http + caPath)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -211,6 +211,7 @@ func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
 }
 
 func TestServesThePageOnEveryProtocol(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	serve(t, env, "webui", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Referrer-Policy", "unsafe-url") // the gateway's own wins
@@ -259,6 +260,7 @@ func TestServesThePageOnEveryProtocol(t *testing.T) {
 }
 
 func TestForwardsWhoAsks(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	got := make(chan http.Header, 1)
 	serve(t, env, "webui", func(w http.ResponseWriter, r *http.Request) {
@@ -293,6 +295,7 @@ func TestForwardsWhoAsks(t *testing.T) {
 }
 
 func TestEventStreamArrivesAtOnceAndEndsWithTheClient(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	gone := make(chan struct{}, 1)
 	serve(t, env, "core", func(w http.ResponseWriter, r *http.Request) {
@@ -343,6 +346,7 @@ func TestEventStreamArrivesAtOnceAndEndsWithTheClient(t *testing.T) {
 }
 
 func TestCurlTrustsTheBoxByNameAndByAddress(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	serve(t, env, "webui", page)
 	serveWorld(t, env, "croft", "192.168.7.5/24")
@@ -372,6 +376,7 @@ func TestCurlTrustsTheBoxByNameAndByAddress(t *testing.T) {
 }
 
 func TestAwayServiceGetsAPageThatRecovers(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	g := start(t, env, testLimits())
 	c := g.client()
@@ -391,6 +396,7 @@ func TestAwayServiceGetsAPageThatRecovers(t *testing.T) {
 }
 
 func TestSilentServiceGetsThePageToo(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	l, err := net.Listen("unix", filepath.Join(env.SocketDir, "webui.sock")) // connects, and never answers
 	if err != nil {
@@ -406,6 +412,7 @@ func TestSilentServiceGetsThePageToo(t *testing.T) {
 }
 
 func TestNoPlainListenerIsAConfigurationError(t *testing.T) {
+	t.Parallel()
 	env := newEnv(t)
 	delete(env.Listeners, "http")
 	if err := Run(context.Background(), env); !errors.Is(err, daemon.ErrConfig) {
@@ -414,6 +421,7 @@ func TestNoPlainListenerIsAConfigurationError(t *testing.T) {
 }
 
 func TestHealthCheck(t *testing.T) {
+	t.Parallel()
 	cl := newClients(testLimits(), time.Now)
 	f := newFront(t.TempDir(), testLimits(), cl, func() []byte { return []byte("x") }, slog.New(slog.DiscardHandler))
 	if err := f.check(context.Background()); err != nil {

@@ -14,9 +14,10 @@ import (
 // Limits bound what clients may use of the gateway. They are coarse: they keep the box answering, they are no
 // accounting.
 type Limits struct {
-	Conns          int           // TCP connections, and as many QUIC connections
-	ConnsPerClient int           // of them, by one client
-	Requests       int           // under way at once
+	Conns          int           // TCP connections
+	QUIC           int           // QUIC connections
+	ConnsPerClient int           // of both, by one client
+	Requests       int           // under way at once; half of them again for clients that have few
 	PerClient      int           // of them, by one client
 	Rate           int           // requests a second by one client, on average
 	Burst          int           // requests at once by one client
@@ -32,7 +33,7 @@ type Limits struct {
 // DefaultLimits suit a household on the smallest board: with all of them used up the process stays within 128 MB.
 func DefaultLimits() Limits {
 	return Limits{
-		Conns: 512, ConnsPerClient: 128, Requests: 512, PerClient: 128, Rate: 200, Burst: 1000,
+		Conns: 192, QUIC: 48, ConnsPerClient: 48, Requests: 192, PerClient: 48, Rate: 200, Burst: 1000,
 		Header: 32 << 10, Body: 1 << 20,
 		HeaderTime: 10 * time.Second, BodyTime: 30 * time.Second, WriteTime: 30 * time.Second,
 		IdleTime: 2 * time.Minute, BackendTime: 20 * time.Second,
@@ -70,7 +71,8 @@ type clients struct {
 
 	mu       sync.Mutex
 	byAddr   map[netip.Addr]*client
-	conns    int // TCP
+	open     map[*conn]struct{} // of all listeners
+	conns    int                // TCP
 	quic     int
 	requests int
 }
@@ -83,7 +85,7 @@ type client struct {
 }
 
 func newClients(l Limits, now func() time.Time) *clients {
-	return &clients{limits: l, now: now, byAddr: map[netip.Addr]*client{}}
+	return &clients{limits: l, now: now, byAddr: map[netip.Addr]*client{}, open: map[*conn]struct{}{}}
 }
 
 var (
@@ -107,22 +109,19 @@ type peer struct {
 	forwarded []string // its address, as X-Forwarded-For
 }
 
-// connect counts a connection; release must be called when it ends.
+// connect counts a connection; release must be called when it ends. The peer comes with errFull, too.
 func (c *clients) connect(remote net.Addr, quic bool) (p *peer, release func(), err error) {
 	ap, err := netip.ParseAddrPort(remote.String())
 	if err != nil {
 		return nil, nil, err
 	}
 	key := clientKey(ap.Addr())
-	total := &c.conns
+	total, most := &c.conns, c.limits.Conns
 	if quic {
-		total = &c.quic
+		total, most = &c.quic, c.limits.QUIC
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if *total >= c.limits.Conns {
-		return nil, nil, errFull
-	}
 	cl := c.byAddr[key]
 	if cl == nil {
 		if len(c.byAddr) >= 4*c.limits.Conns {
@@ -131,8 +130,11 @@ func (c *clients) connect(remote net.Addr, quic bool) (p *peer, release func(), 
 		cl = &client{rate: gcra{interval: time.Second / time.Duration(c.limits.Rate), burst: c.limits.Burst}}
 		c.byAddr[key] = cl
 	}
-	if cl.conns >= c.limits.ConnsPerClient {
+	switch {
+	case cl.conns >= c.limits.ConnsPerClient:
 		return nil, nil, errTooMany
+	case *total >= most:
+		return &peer{client: cl}, nil, errFull
 	}
 	cl.conns++
 	*total++
@@ -148,7 +150,7 @@ func (c *clients) connect(remote net.Addr, quic bool) (p *peer, release func(), 
 func (c *clients) crowded() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.quic > c.limits.Conns/8
+	return c.quic > c.limits.QUIC/4
 }
 
 // sweep forgets clients without connections: first those whose rate has recovered, then, if that is too few, all.
@@ -166,6 +168,9 @@ func (c *clients) sweep() {
 	}
 }
 
+// share is how many requests a client may have under way even when others have all that there are.
+const share = 6
+
 // begin counts a request. If it returns 0, end must be called; else it returns the status to refuse it with.
 func (c *clients) begin(cl *client) int {
 	now := c.now()
@@ -174,7 +179,7 @@ func (c *clients) begin(cl *client) int {
 	switch {
 	case !cl.rate.allow(now), cl.requests >= c.limits.PerClient:
 		return 429
-	case c.requests >= c.limits.Requests:
+	case c.requests >= c.limits.Requests && (cl.requests >= share || c.requests >= c.limits.Requests*3/2):
 		return 503
 	}
 	cl.requests++
@@ -190,13 +195,11 @@ func (c *clients) end(cl *client) {
 }
 
 // listener counts the connections that it accepts. One too many of a client is closed at once; when all together are
-// too many, the one that has been idle for longest makes room.
+// too many, one that is idle makes room, or one of the client that has most of them: however many connections some hold
+// on to, another client gets in.
 type listener struct {
 	net.Listener
 	clients *clients
-
-	mu    sync.Mutex
-	conns map[*conn]struct{}
 }
 
 type conn struct {
@@ -204,10 +207,6 @@ type conn struct {
 	peer  *peer
 	quit  func()
 	quiet atomic.Int64 // Unix time in ns since when it has no request under way; 0 while it has one
-}
-
-func newListener(l net.Listener, c *clients) *listener {
-	return &listener{Listener: l, clients: c, conns: map[*conn]struct{}{}}
 }
 
 // Accept implements net.Listener.
@@ -218,7 +217,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		p, release, err := l.clients.connect(nc.RemoteAddr(), false)
-		if err == errFull && l.evict() {
+		if err == errFull && l.clients.evict(p.client) {
 			p, release, err = l.clients.connect(nc.RemoteAddr(), false)
 		}
 		if err != nil {
@@ -229,32 +228,37 @@ func (l *listener) Accept() (net.Conn, error) {
 		c.quiet.Store(time.Now().UnixNano())
 		c.quit = func() {
 			release()
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			delete(l.conns, c)
+			l.clients.mu.Lock()
+			defer l.clients.mu.Unlock()
+			delete(l.clients.open, c)
 		}
-		l.mu.Lock()
-		l.conns[c] = struct{}{}
-		l.mu.Unlock()
+		l.clients.mu.Lock()
+		l.clients.open[c] = struct{}{}
+		l.clients.mu.Unlock()
 		return c, nil
 	}
 }
 
-// evict closes the connection that has been idle for longest, if there is one.
-func (l *listener) evict() bool {
-	var oldest *conn
+// evict closes the connection that has been idle for longest; if there is none, one of the client that has most of
+// them, if that is at least two more than cl has.
+func (c *clients) evict(cl *client) bool {
+	var victim *conn
 	var since int64
-	l.mu.Lock()
-	for c := range l.conns {
-		if q := c.quiet.Load(); q != 0 && (oldest == nil || q < since) {
-			oldest, since = c, q
+	most := 0
+	c.mu.Lock()
+	for o := range c.open {
+		switch q := o.quiet.Load(); {
+		case q != 0 && (since == 0 || q < since):
+			victim, since = o, q
+		case since == 0 && o.peer.client.conns > max(most, cl.conns+1):
+			victim, most = o, o.peer.client.conns
 		}
 	}
-	l.mu.Unlock()
-	if oldest == nil {
+	c.mu.Unlock()
+	if victim == nil {
 		return false
 	}
-	oldest.Close()
+	victim.Close()
 	return true
 }
 

@@ -64,6 +64,7 @@ func Services(daemon string) []service.Service {
 			},
 			Connect:  []string{"core", "webui", "discovery", "network"},
 			State:    true,
+			Env:      []string{"QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING=1"}, // a page needs no more than the kernel gives
 			Limits:   service.Limits{Memory: 128 * mib, Files: 8192},
 			Watchdog: time.Minute, Critical: true,
 		},
