@@ -7,23 +7,30 @@ import (
 	"strings"
 )
 
-// anonymous returns the bytes of memory of a process that no file stands behind, from /proc/PID/statm (proc(5)): its
-// second field less its third, in pages. It costs a few microseconds. A process that is gone has none.
+// anonymous returns the bytes of memory of a process that no file stands behind, private, shared and swapped, from
+// /proc/PID/status (proc(5)). It costs some 20 µs. A process that is gone has none.
 func anonymous(pid string) int64 {
-	b, err := os.ReadFile("/proc/" + pid + "/statm")
+	b, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
 		return 0
 	}
-	f := strings.Fields(string(b))
-	if len(f) < 3 {
+	var n int64
+	for line := range strings.Lines(string(b)) {
+		switch key, value, _ := strings.Cut(line, ":"); key {
+		case "RssAnon", "RssShmem", "VmSwap":
+			n += kilobytes(value)
+		}
+	}
+	return n
+}
+
+// kilobytes returns the bytes that a value such as "  1234 kB" says.
+func kilobytes(value string) int64 {
+	n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+	if err != nil {
 		return 0
 	}
-	resident, err1 := strconv.ParseInt(f[1], 10, 64)
-	shared, err2 := strconv.ParseInt(f[2], 10, 64)
-	if err1 != nil || err2 != nil {
-		return 0
-	}
-	return (resident - shared) * int64(os.Getpagesize())
+	return n << 10
 }
 
 // proportional returns the proportional set size of a process in bytes (proc(5), smaps_rollup), for which the kernel
@@ -36,11 +43,7 @@ func proportional(pid string) int64 {
 	defer f.Close()
 	for sc := bufio.NewScanner(f); sc.Scan(); {
 		if rest, ok := strings.CutPrefix(sc.Text(), "Pss:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-			if err != nil {
-				return 0
-			}
-			return kb << 10
+			return kilobytes(rest)
 		}
 	}
 	return 0

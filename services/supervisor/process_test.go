@@ -277,6 +277,8 @@ func TestProcessIsConfined(t *testing.T) {
 					t.Errorf("namespace %s: %q, ours %q, %v %v", ns, own, ours, err1, err2)
 				}
 			}
+			checkMounts(t, s.PID, r.stateRoot+"/a", r.run+"/a")
+			checkFiles(t, s.PID)
 			if r.cgroups != "" {
 				b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.PID))
 				if err != nil || !bytes.Contains(b, []byte("0::/"+filepath.Base(r.cgroups)+"/a\n")) {
@@ -284,6 +286,54 @@ func TestProcessIsConfined(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// checkMounts looks at what the process can write, execute and use as a device.
+func checkMounts(t *testing.T, pid int, writable ...string) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		path, flags := f[4], strings.Split(f[5], ",")
+		has := func(flag string) bool { return slices.Contains(flags, flag) }
+		if has("ro") == (path == "/tmp" || slices.Contains(writable, path)) || !has("nosuid") ||
+			has("nodev") == (path == "/dev") || has("noexec") == (path == program) {
+			t.Errorf("mount of %s: %s", path, f[5])
+		}
+		seen++
+	}
+	if seen < 8 {
+		t.Errorf("%d mounts:\n%s", seen, b)
+	}
+}
+
+// checkFiles looks that the process inherited no descriptor but its output.
+func checkFiles(t *testing.T, pid int) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipes := map[string]bool{}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue // closed by now
+		}
+		if strings.HasPrefix(to, "pipe:") {
+			pipes[to] = true
+		} else if to != "/dev/null" && !strings.HasPrefix(to, "anon_inode:") {
+			t.Errorf("descriptor %s is %s", e.Name(), to)
+		}
+	}
+	if len(pipes) != 1 {
+		t.Errorf("pipes: %v", pipes)
 	}
 }
 
@@ -512,13 +562,19 @@ func TestEatMemory(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		cgroups bool
-	}{{"in a cgroup", true}, {"watched by uid", false}} {
+		eat     string
+	}{
+		{"in a cgroup", true, "eat=300"},
+		{"watched by uid", false, "eat=300"},
+		{"shared, in a cgroup", true, "share=300"},
+		{"shared, watched by uid", false, "share=300"},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newReal(t)
 			if !tc.cgroups {
 				r.cgroups = ""
 			}
-			a := do("a", "ready", "eat=40", "say=survived", "eat=300", "wait")
+			a := do("a", "ready", "eat=40", "say=survived", tc.eat, "wait")
 			r.start(a, do("b", "ready", "wait"))
 			if s := r.await("a", api.StateFailed); s.LastExit != "killed: memory limit 64 MB" {
 				t.Errorf("ended by %q\n%s", s.LastExit, r.output("a"))

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -95,6 +96,10 @@ func main(args []string) error {
 	var s Spec
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("read the sandbox's spec: %w", err)
+	}
+	// Nothing goes beyond exec but standard output and the listeners, whatever the supervisor itself had inherited.
+	if err := unix.CloseRange(uint(3+s.Listeners), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close descriptors: %w", err)
 	}
 	return s.enter()
 }

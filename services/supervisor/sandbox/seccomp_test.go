@@ -96,7 +96,7 @@ func TestFilter(t *testing.T) {
 		"delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff", "acct", "quotactl", "syslog",
 		"io_uring_setup", "io_uring_enter", "io_uring_register", "name_to_handle_at", "open_by_handle_at", "sethostname",
 		"setdomainname", "settimeofday", "adjtimex", "clock_adjtime", "personality", "mknodat", "seccomp", "setuid",
-		"setresuid", "setgroups", "vhangup", "move_pages", "mbind", "lookup_dcookie", "nfsservctl", "fanotify_init",
+		"setresuid", "setgroups", "vhangup", "move_pages", "mbind", "lookup_dcookie", "nfsservctl", "memfd_create", "memfd_secret", "execveat", "shmget", "fanotify_init",
 	} {
 		number, ok := info.SyscallNames[name]
 		if !ok {

@@ -82,6 +82,13 @@ func run(do, value string) {
 			b[i] = 1
 		}
 		fmt.Println("ate", len(b))
+	case "share": // this many MB of memory, none of it private
+		n, _ := strconv.Atoi(value)
+		b, err := syscall.Mmap(-1, 0, n<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED|syscall.MAP_ANON)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		fmt.Println("shared", err)
 	case "fork": // itself again and again
 		n := 0
 		for range 1000 {
