@@ -81,6 +81,10 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	b.mu.Lock()
 	b.data = &volume{d, table, p}
 	b.mu.Unlock()
+	note, rerr := disk.Recover(p.Path())
+	if rerr != nil {
+		note = "not recovered: " + rerr.Error() // then the kernel may still manage
+	}
 	sb, err := superblock(p)
 	if err != nil {
 		code, text := "damaged", "The data partition is damaged at its start."
@@ -107,7 +111,7 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	id, err := readIdentity(dataDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && fresh:
-		note = "first start"
+		note = joinNote("first start", note)
 		id = identity{Format: 1, ID: disk.FormatUUID(disk.NewUUID()), Claim: newClaimCode(), Created: b.release.Built}
 		if err := writeIdentity(dataDir, id); err != nil {
 			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
