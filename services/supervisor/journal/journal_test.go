@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -287,6 +290,72 @@ func TestDiskIsBounded(t *testing.T) {
 	if total > 110_000 || total < 50_000 {
 		t.Errorf("%d bytes in %d files", total, len(entries))
 	}
+}
+
+// On a full disk old lines make room for new ones; without any, an error says so and memory still has them.
+func TestFullDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for ever: the thread's mount namespace ends with it
+		if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
+			t.Error(err)
+			return
+		}
+		if err := errors.Join(syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""),
+			syscall.Mount("test", dir, "tmpfs", 0, "size=256k")); err != nil {
+			t.Error(err)
+			return
+		}
+		st, err := openStore(dir)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		st.maxFile = 50_000
+		rnd := rand.New(rand.NewSource(1))
+		line := func(i int) []byte {
+			b := make([]byte, 2000)
+			rnd.Read(b)
+			return fmt.Appendf(nil, `{"service":"s","msg":"%d %x"}`+"\n", i, b)
+		}
+		for i := range 300 {
+			if err := st.write(line(i), true); err != nil {
+				t.Errorf("line %d: %v", i, err)
+				return
+			}
+		}
+		got := st.tail("s", 1000, nil, func(*Entry) bool { return true })
+		if n := len(got); n < 50 || n > 150 || !strings.HasPrefix(got[n-1].Msg, "299 ") ||
+			!strings.HasPrefix(got[0].Msg, fmt.Sprint(300-n, " ")) {
+			t.Errorf("%d entries are left", n)
+		}
+
+		for len(st.files) > 1 {
+			if err := st.removeOldest(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "theirs"), make([]byte, 256<<10), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			t.Error(err)
+		}
+		before := st.size
+		var many []byte
+		for i := range 100 {
+			many = append(many, line(i)...)
+		}
+		if err := st.write(many, true); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("got %v", err)
+		}
+		if fi, err := st.file.Stat(); err != nil || fi.Size() != before {
+			t.Errorf("size %d, was %d", fi.Size(), before)
+		}
+	}()
+	<-done
 }
 
 func FuzzMembers(f *testing.F) {

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Bounds of a journal on disk.
@@ -109,9 +110,20 @@ func (s *store) append(lines []byte) error {
 			return err
 		}
 	}
-	if _, err := s.file.Write(b.Bytes()); err != nil {
-		// What follows a torn member can't be read.
-		return errors.Join(err, s.file.Truncate(s.size))
+	for {
+		_, err := s.file.Write(b.Bytes())
+		if err == nil {
+			break
+		}
+		if terr := s.file.Truncate(s.size); terr != nil { // what follows a torn member can't be read
+			return errors.Join(err, terr)
+		}
+		if !errors.Is(err, syscall.ENOSPC) || len(s.files) < 2 {
+			return err
+		}
+		if err := s.removeOldest(); err != nil { // on a full disk the latest lines matter most
+			return err
+		}
 	}
 	s.size += int64(b.Len())
 	s.files[len(s.files)-1].size = s.size
@@ -131,11 +143,10 @@ func (s *store) begin() error {
 		total += f.size
 	}
 	for len(s.files) > 0 && (total+s.maxFile > s.maxTotal || len(s.files) >= maxFiles) {
-		if err := os.Remove(s.path(s.files[0].number)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		total -= s.files[0].size
+		if err := s.removeOldest(); err != nil {
 			return err
 		}
-		total -= s.files[0].size
-		s.files = s.files[1:]
 	}
 	var number uint64 = 1
 	if len(s.files) > 0 {
@@ -153,6 +164,14 @@ func (s *store) begin() error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+func (s *store) removeOldest() error {
+	if err := os.Remove(s.path(s.files[0].number)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	s.files = s.files[1:]
+	return nil
 }
 
 func (s *store) close() error {
