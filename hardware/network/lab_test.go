@@ -51,7 +51,6 @@ type world struct {
 	t   *testing.T
 	dir string
 	m   *Manager
-	mac map[string]string
 }
 
 func newWorld(t *testing.T) *world {
