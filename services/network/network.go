@@ -46,7 +46,8 @@ var notBefore = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // Config is what the process is told at start.
 type Config struct {
-	Peers []uint32 // uids that may ask, beside root
+	Peers []uint32     // uids that may ask, beside root
+	Clock clock.Kernel // nil means the machine's
 }
 
 // service is one run.
@@ -86,8 +87,11 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		Log: env.Log, Config: toHardware(s.config), Hostname: hostname,
 		Resolv: in(env.RuntimeDir, "resolv.conf"), Leases: in(env.StateDir, "leases.json"), Changed: s.changed,
 	})
+	if cfg.Clock == nil {
+		cfg.Clock = clock.NewKernel()
+	}
 	s.clock = clock.New(clock.Options{
-		Log: env.Log, Kernel: clock.NewKernel(), Build: built(releaseFile), File: in(env.StateDir, "clock.json"),
+		Log: env.Log, Kernel: cfg.Clock, Build: built(releaseFile), File: in(env.StateDir, "clock.json"),
 		Servers: s.ntpServers, Resolve: s.lookup,
 	})
 
