@@ -152,8 +152,8 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 }
 
 func joinNote(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + ", " + b
 }
