@@ -77,7 +77,7 @@ type Service struct {
 	Title     string    `json:"title"` // in words
 	State     string    `json:"state"`
 	Since     time.Time `json:"since"`
-	SinceMS   int64     `json:"since_ms"`         // in this state since, by the monotonic clock
+	SinceMS   int64     `json:"since_ms"`         // for how long it has been in this state, by the monotonic clock
 	Status    string    `json:"status,omitempty"` // what it says of itself (STATUS=)
 	PID       int       `json:"pid,omitempty"`
 	UID       uint32    `json:"uid"`

@@ -62,11 +62,10 @@ func testMain(m *testing.M) (int, error) {
 // real is a supervisor with real processes, in directories and a cgroup of its own.
 type real struct {
 	*Supervisor
-	t                *testing.T
-	stateRoot, run   string
-	cgroups          string // "" without
-	stop             func()
-	mayNotBeConfined bool
+	t              *testing.T
+	stateRoot, run string
+	cgroups        string // "" without
+	stop           func()
 }
 
 // testUID is the first of the uids that the tests' services have.

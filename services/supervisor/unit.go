@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -190,13 +191,24 @@ type ending struct {
 }
 
 // once runs the service from its start to its end.
-func (u *unit) once(ctx context.Context) ending {
+func (u *unit) once(ctx context.Context) (end ending) {
+	var p process
+	defer func() { // the end of PID 1 would be the end of the box
+		if r := recover(); r != nil {
+			u.sup.log.Error("panic in the supervisor", "service", u.decl.Name, "panic", r, "stack", string(debug.Stack()))
+			if p != nil {
+				p.kill()
+			}
+			end = ending{exit: exit{err: fmt.Errorf("error in the supervisor: %v", r)}}
+		}
+	}()
 	select {
 	case <-u.again: // is about to be followed
 	default:
 	}
 	u.set(api.StateStarting, func(st *api.Service) { st.Status = ""; st.Confined = nil })
-	p, err := u.sup.backend.start(u)
+	var err error
+	p, err = u.sup.backend.start(u)
 	if err != nil {
 		return ending{exit: exit{err: err}}
 	}
@@ -227,8 +239,8 @@ func (u *unit) once(ctx context.Context) ending {
 		return r
 	}
 
-	// end asks for the end once, and sees to it if that is not followed in time.
-	end := func(reason string, sig syscall.Signal, patience time.Duration) {
+	// stop asks for the end once, and sees to it if that is not followed in time.
+	stop := func(reason string, sig syscall.Signal, patience time.Duration) {
 		if why != "" {
 			return
 		}
@@ -263,25 +275,25 @@ func (u *unit) once(ctx context.Context) ending {
 				watchdog.Reset(u.decl.Watchdog)
 			}
 			if m.stopping {
-				end(itStopped, 0, u.decl.StopTimeout)
+				stop(itStopped, 0, u.decl.StopTimeout)
 			}
 		case <-ready.C:
-			end(fmt.Sprintf("not ready after %s", u.decl.ReadyTimeout), syscall.SIGABRT, abortWait)
+			stop(fmt.Sprintf("not ready after %s", u.decl.ReadyTimeout), syscall.SIGABRT, abortWait)
 		case <-watchdog.C:
-			end(fmt.Sprintf("no sign of life for %s", u.decl.Watchdog), syscall.SIGABRT, abortWait)
+			stop(fmt.Sprintf("no sign of life for %s", u.decl.Watchdog), syscall.SIGABRT, abortWait)
 		case <-memory.C:
 			n, watch := p.anonymous()
 			if !watch {
 				memory.Stop()
 			} else if n > u.decl.Limits.Memory {
-				end(overMemory(u.decl.Limits.Memory), syscall.SIGKILL, 0)
+				stop(overMemory(u.decl.Limits.Memory), syscall.SIGKILL, 0)
 			}
 		case <-again:
-			end(askedFor, syscall.SIGTERM, u.decl.StopTimeout)
+			stop(askedFor, syscall.SIGTERM, u.decl.StopTimeout)
 		case <-turn:
 			turn = nil
 			giveUp = time.After(u.decl.StopTimeout + killWait)
-			end("the box stops", syscall.SIGTERM, u.decl.StopTimeout)
+			stop("the box stops", syscall.SIGTERM, u.decl.StopTimeout)
 		case <-kill:
 			p.kill()
 		case <-giveUp:

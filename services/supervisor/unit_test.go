@@ -111,6 +111,9 @@ func (p *fakeProcess) anonymous() (int64, bool) {
 	p.f.mu.Lock()
 	defer p.f.mu.Unlock()
 	n, ok := p.f.memory[p.u.decl.Name]
+	if n < 0 {
+		panic("a bug")
+	}
 	return n, ok
 }
 func (p *fakeProcess) footprint() int64 { return 1234 }
@@ -396,6 +399,22 @@ func TestStateMachine(t *testing.T) {
 		l.fake.mu.Unlock()
 		time.Sleep(600 * time.Millisecond)
 		l.want("a", api.StateBackoff, "killed: memory limit 64 MB")
+	})
+
+	inBubble(t, "outlives an error of its own", func(t *testing.T) {
+		l := runLab(t, nil, declare("a"), declare("b"))
+		defer l.stop()
+		l.fake.mu.Lock()
+		l.memory["a"] = -1
+		l.fake.mu.Unlock()
+		time.Sleep(700 * time.Millisecond)
+		l.want("a", api.StateBackoff, "error in the supervisor: a bug")
+		l.fake.mu.Lock()
+		l.memory["a"] = 1
+		l.fake.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		l.want("a", api.StateRunning, "error in the supervisor: a bug")
+		l.want("b", api.StateRunning, "")
 	})
 
 	inBubble(t, "stops with deadlines", func(t *testing.T) {
