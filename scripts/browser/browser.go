@@ -1,0 +1,80 @@
+// Package browser judges the web UI with a real browser: Playwright drives Debian's Chromium over the pages, on a
+// phone's screen and on a desk's, and axe-core looks for what people with disabilities would stumble over.
+//
+// The tests are in *.spec.js. Those tagged @box need nothing but CROFT_URL and CROFT_CODE and so run against any box,
+// the booted image among them; the others change the state of the box through CROFT_CONTROL, which only this package's
+// own test server has (the real core and web UI, with fakes in place of PID 1, the network service and discovery).
+//
+// Limits: Chromium only. Needs node, npm and chromium; npm fetches the pinned packages when they are not there.
+package browser
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Options say what to test.
+type Options struct {
+	Dir     string // of this package
+	URL     string // base URL of the box, such as "http://127.0.0.1:8080"
+	Code    string // its claim code
+	Control string // base URL of the test server's control; empty for a real box, which runs the tests tagged @box
+	Out     string // directory for screenshots and reports
+	Output  io.Writer
+}
+
+// Run runs the tests and returns an error if one failed.
+func Run(ctx context.Context, o Options, args ...string) error {
+	if err := install(ctx, o); err != nil {
+		return err
+	}
+	if o.Control == "" {
+		args = append(args, "--grep", "@box")
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(o.Dir, "node_modules", ".bin", "playwright"), append([]string{"test"}, args...)...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = o.Dir, o.Output, o.Output
+	cmd.Env = append(os.Environ(), "CROFT_URL="+o.URL, "CROFT_CODE="+o.Code, "CROFT_CONTROL="+o.Control, "CROFT_OUT="+o.Out)
+	// Playwright ends its browsers on SIGINT.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("playwright: %w", err)
+	}
+	return nil
+}
+
+// install makes node_modules what package-lock.json says, once for all who ask at the same time.
+func install(ctx context.Context, o Options) error {
+	lock, err := os.Open(filepath.Join(o.Dir, "package-lock.json"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock package-lock.json: %w", err)
+	}
+	b, err := io.ReadAll(lock)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(b)
+	want := hex.EncodeToString(sum[:])
+	stamp := filepath.Join(o.Dir, "node_modules", ".croft-lock")
+	if have, err := os.ReadFile(stamp); err == nil && strings.TrimSpace(string(have)) == want {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, "npm", "ci")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = o.Dir, o.Output, o.Output
+	cmd.Env = append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1")
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("npm ci: %w", err)
+	}
+	return os.WriteFile(stamp, []byte(want+"\n"), 0o644)
+}
