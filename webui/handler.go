@@ -171,14 +171,20 @@ func (s *server) getHome(w http.ResponseWriter, r *http.Request) {
 	case p != nil:
 		s.render(w, r, http.StatusOK, s.page("gate", s.gate(r.URL.Query())))
 	default:
-		v := s.text.view(&b, scheme(r))
-		if v.Rescue != nil {
-			if name := r.URL.Query().Get("problem"); name == "not-confirmed" || name == "refused" || name == "failed" {
-				v.Rescue.Problem = s.text.s("rescue." + name)
-			}
-		}
-		s.render(w, r, http.StatusOK, s.page("box", v))
+		s.render(w, r, http.StatusOK, s.page("box", s.boxFor(r, &b)))
 	}
+}
+
+// boxFor says the state of the box to who asked, and what was wrong with their last request.
+func (s *server) boxFor(r *http.Request, b *api.Box) *boxView {
+	v := s.text.view(b, scheme(r))
+	if v.Rescue != nil {
+		switch name := r.URL.Query().Get("problem"); name {
+		case "not-confirmed", "refused", "failed":
+			v.Rescue.Problem, v.Rescue.ProblemName = s.text.s("rescue."+name), name
+		}
+	}
+	return v
 }
 
 func (s *server) gate(q url.Values) gateView {

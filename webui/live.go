@@ -80,7 +80,7 @@ func (s *server) getLive(w http.ResponseWriter, r *http.Request) {
 				send("reload", "{}")
 				return
 			}
-			changed, err := s.changed(s.text.view(b, scheme(r)), before)
+			changed, err := s.changed(s.boxFor(r, b), before)
 			if err != nil {
 				s.log.Error("can't make a region", "err", err)
 				return

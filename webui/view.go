@@ -91,7 +91,8 @@ type rescueView struct {
 	CheckOK      bool
 	CheckedAt    time.Time
 	Findings     []string
-	Problem      string // what was wrong with the last request
+	Problem      string // what was wrong with the last request, in words …
+	ProblemName  string // … and as the URL has it
 	Word         string
 }
 
@@ -342,7 +343,7 @@ func (c catalogue) service(s api.Service) serviceView {
 	default:
 		v.Apart = c.s("apart.no")
 		for _, p := range s.Confined.Probes {
-			if !p.Held {
+			if !p.Held && !p.Granted {
 				v.Open = append(v.Open, strings.TrimSuffix(p.Name+": "+p.Note, ": "))
 			}
 		}

@@ -61,6 +61,13 @@ func (w *boxWatcher) get() (*api.Box, error) {
 	return w.last, w.err
 }
 
+// forget makes the next get ask anew, because something was just done to the box.
+func (w *boxWatcher) forget() {
+	w.askMu.Lock()
+	defer w.askMu.Unlock()
+	w.asked = time.Time{}
+}
+
 func (w *boxWatcher) ask() (*api.Box, error) {
 	ctx, cancel := context.WithTimeout(w.ctx, askTimeout)
 	defer cancel()

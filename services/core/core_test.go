@@ -72,6 +72,9 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		f.rescues = append(f.rescues, req)
+		sys := *f.system
+		sys.Rescue = &api.Rescue{Busy: req.Action}
+		f.system = &sys
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
@@ -356,6 +359,13 @@ func TestRescue(t *testing.T) {
 				t.Errorf("%s: %d %+v, init got %v", tt.body, resp.StatusCode, p, f.rescues)
 			}
 		})
+		if tt.status == 202 { // the very next answer shows it
+			resp, _ := do(t, c, call{method: "GET", path: "/api/v1/box", header: in})
+			var b api.Box
+			if err := json.NewDecoder(resp.Body).Decode(&b); err != nil || !strings.Contains(tt.body, `"`+b.System.Rescue.Busy+`"`) {
+				t.Errorf("%s: then %+v %v", tt.body, b.System.Rescue, err)
+			}
+		}
 	}
 	f.set(func(f *fakes) {
 		if f.rescues[1].Confirm != "" || f.rescues[2] != (api.RescueRequest{Action: "start-over", Confirm: "ERASE"}) {

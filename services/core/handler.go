@@ -297,6 +297,7 @@ func (s *server) postRescue(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusConflict, "refused", p.Title, p.Detail)
 		return
 	}
+	s.box.forget()
 	w.WriteHeader(http.StatusAccepted)
 }
 

@@ -66,7 +66,8 @@ if (body.dataset.kind === 'box') {
   const connect = () => {
     clearTimeout(timer);
     if (stream) stream.close();
-    stream = new EventSource('/live?version=' + encodeURIComponent(body.dataset.version) + '&rescue=' + by('box').dataset.rescue);
+    const {rescue, problem = ''} = by('box').dataset;
+    stream = new EventSource('/live?' + new URLSearchParams({version: body.dataset.version, rescue, problem}));
     stream.addEventListener('beat', hear);
     stream.addEventListener('reload', () => { stream.close(); location.reload(); });
     stream.addEventListener('view', e => {
