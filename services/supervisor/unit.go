@@ -183,13 +183,6 @@ func (u *unit) stopTurn(ctx, alive context.Context) <-chan struct{} {
 	return turn
 }
 
-// ending is how one run of a service ended.
-type ending struct {
-	exit
-	why string        // says why the supervisor ended it, if it did not end by itself
-	ran time.Duration // for how long it had been ready
-}
-
 // once runs the service from its start to its end.
 func (u *unit) once(ctx context.Context) (end ending) {
 	var p process
@@ -212,104 +205,41 @@ func (u *unit) once(ctx context.Context) (end ending) {
 	if err != nil {
 		return ending{exit: exit{err: err}}
 	}
+	u.hold(p)
+	defer u.hold(nil)
 	alive, over := context.WithCancel(context.Background())
 	defer over()
 	turn := u.stopTurn(ctx, alive)
-	u.hold(p)
-	defer u.hold(nil)
-	log := u.sup.log.With("service", u.decl.Name, "pid", p.pid())
-	log.Info("service started")
 
-	ready := time.NewTimer(u.decl.ReadyTimeout)
-	defer ready.Stop()
-	watchdog := time.NewTimer(time.Hour)
-	watchdog.Stop()
-	defer watchdog.Stop()
-	var kill, giveUp <-chan time.Time
-	memory := time.NewTicker(memoryTick)
-	defer memory.Stop()
-	again := u.again
-	var why string
-	var readyAt time.Time
-	ended := func(e exit) ending {
-		r := ending{exit: e, why: why}
-		if !readyAt.IsZero() {
-			r.ran = time.Since(readyAt)
-		}
-		return r
-	}
-
-	// stop asks for the end once, and sees to it if that is not followed in time.
-	stop := func(reason string, sig syscall.Signal, patience time.Duration) {
-		if why != "" {
-			return
-		}
-		why = reason
-		ready.Stop()
-		watchdog.Stop()
-		memory.Stop()
-		again = nil
-		u.set(api.StateStopping, nil)
-		kill = time.After(patience)
-		p.signal(sig)
-	}
+	r := u.newRun(p)
+	defer r.disarm()
+	r.log.Info("service started")
 	for {
 		select {
 		case e := <-p.done():
-			return ended(e)
+			return r.ended(e)
 		case m := <-u.inbox:
-			if m.pid != p.pid() || m.uid != u.decl.UID {
-				continue // of an earlier process, or a child
-			}
-			u.take(m)
-			if why != "" {
-				continue
-			}
-			if m.ready && readyAt.IsZero() {
-				readyAt = time.Now()
-				ready.Stop()
-				u.set(api.StateRunning, nil)
-				log.Info("service ready")
-			}
-			if (m.ready || m.watchdog) && u.decl.Watchdog > 0 && !readyAt.IsZero() {
-				watchdog.Reset(u.decl.Watchdog)
-			}
-			if m.stopping {
-				stop(itStopped, 0, u.decl.StopTimeout)
-			}
-		case <-ready.C:
-			stop(fmt.Sprintf("not ready after %s", u.decl.ReadyTimeout), syscall.SIGABRT, abortWait)
-		case <-watchdog.C:
-			stop(fmt.Sprintf("no sign of life for %s", u.decl.Watchdog), syscall.SIGABRT, abortWait)
-		case <-memory.C:
-			n, watch := p.anonymous()
-			if !watch {
-				memory.Stop()
-			} else if n > u.decl.Limits.Memory {
-				stop(overMemory(u.decl.Limits.Memory), syscall.SIGKILL, 0)
-			}
-		case <-again:
-			stop(askedFor, syscall.SIGTERM, u.decl.StopTimeout)
+			r.hear(m)
+		case <-r.ready.C:
+			r.stop(fmt.Sprintf("not ready after %s", u.decl.ReadyTimeout), syscall.SIGABRT, abortWait)
+		case <-r.watchdog.C:
+			r.stop(fmt.Sprintf("no sign of life for %s", u.decl.Watchdog), syscall.SIGABRT, abortWait)
+		case <-r.memory.C:
+			r.watchMemory()
+		case <-r.again:
+			r.stop(askedFor, syscall.SIGTERM, u.decl.StopTimeout)
 		case <-turn:
 			turn = nil
-			giveUp = time.After(u.decl.StopTimeout + killWait)
-			stop("the box stops", syscall.SIGTERM, u.decl.StopTimeout)
-		case <-kill:
+			r.giveUp = time.After(u.decl.StopTimeout + killWait)
+			r.stop("the box stops", syscall.SIGTERM, u.decl.StopTimeout)
+		case <-r.kill:
 			p.kill()
-		case <-giveUp:
-			log.Error("service can't be killed")
-			return ended(exit{})
+		case <-r.giveUp:
+			r.log.Error("service can't be killed")
+			return r.ended(exit{})
 		}
 	}
 }
-
-// Reasons for an ending.
-const (
-	askedFor  = "a restart was asked for"
-	itStopped = "it said that it stops"
-)
-
-func overMemory(limit int64) string { return fmt.Sprintf("memory limit %d MB", limit>>20) }
 
 func (u *unit) hold(p process) {
 	u.sup.mu.Lock()
@@ -422,6 +352,8 @@ func describe(end ending, memoryMax int64) (text string, ok bool) {
 		return end.err.Error(), false
 	case end.memory:
 		return "killed: " + overMemory(memoryMax), false
+	case end.why == askedFor:
+		return "stopped: " + end.why, false
 	case end.why != "" && end.why != itStopped:
 		return "killed: " + end.why, false
 	case end.signal != 0:

@@ -463,7 +463,7 @@ func TestStateMachine(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(10 * time.Second)
-		l.want("a", api.StateRunning, "killed: a restart was asked for")
+		l.want("a", api.StateRunning, "stopped: a restart was asked for")
 		if a, b := l.count("a"), l.count("b"); a != 2 || b != 1 {
 			t.Errorf("a started %d times, b %d times", a, b)
 		}
