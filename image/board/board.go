@@ -58,9 +58,11 @@ type Component struct {
 
 // commonArgs are the kernel arguments of every board. rootwait=N waits at most N seconds for a root that comes late;
 // a root that never comes ends in a panic and, after another 10 s, a reboot, so that the boot loader can fall back.
-// Kernel messages below "error" stay out of the console, which is for people.
+// Kernel messages below "error" stay out of the console, which is for people. raid=noautodetect keeps the kernel from
+// starting an array that it finds on somebody's drives.
 var commonArgs = []string{
-	"ro", "rootfstype=squashfs", "rootwait=10", "init=/gokrazy/init", "panic=10", "oops=panic", "consoleblank=0", "loglevel=4",
+	"ro", "rootfstype=squashfs", "rootwait=10", "raid=noautodetect", "init=/gokrazy/init", "panic=10", "oops=panic",
+	"consoleblank=0", "loglevel=4",
 }
 
 // Cmdline is the kernel command line of a slot.
