@@ -223,6 +223,7 @@ type process struct {
 	cmd  *exec.Cmd
 	out  *output
 	once sync.Once
+	err  error // of its end
 }
 
 func (n *netns) start(title string, cmd *exec.Cmd) *process {
@@ -248,7 +249,7 @@ func (p *process) stop() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		kill := time.AfterFunc(5*time.Second, func() { p.cmd.Process.Kill() })
 		defer kill.Stop()
-		p.cmd.Wait()
+		p.err = p.cmd.Wait()
 	})
 }
 
@@ -267,7 +268,13 @@ func (n *netns) croft(hostname string) *croft {
 	cmd := n.command(os.Args[0])
 	cmd.Env = append(os.Environ(), labEnv+"="+hostname+" "+socket)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS}
-	return &croft{process: n.start("discovery", cmd), t: t, client: &http.Client{
+	p := n.start("discovery", cmd)
+	t.Cleanup(func() {
+		if p.stop(); p.err != nil {
+			t.Errorf("discovery ended: %v\n%s", p.err, p.out)
+		}
+	})
+	return &croft{process: p, t: t, client: &http.Client{
 		Timeout: 2 * time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
@@ -479,6 +486,18 @@ func (l *listener) heard(f func(dnsmessage.Resource) bool) bool {
 		}
 	}
 	return false
+}
+
+// ttls are the times to live that were heard for a pointer, in order.
+func (l *listener) ttls(name, to string) []uint32 {
+	var ttls []uint32
+	l.heard(func(r dnsmessage.Resource) bool {
+		if p, ok := r.Body.(*dnsmessage.PTRResource); ok && r.Header.Name.String() == name && p.PTR.String() == to {
+			ttls = append(ttls, r.Header.TTL)
+		}
+		return false
+	})
+	return ttls
 }
 
 func goodbyeFor(name string, data dnsmessage.ResourceBody) func(dnsmessage.Resource) bool {
@@ -846,6 +865,7 @@ func TestLabMerge(t *testing.T) {
 	if got := a.names("_croft._tcp"); !slices.Equal(got, []string{"croft"}) {
 		t.Errorf("services %v", got)
 	}
+	ear := laptop.listen("eth0")
 	attic.ip("link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", lan.name)
 	for _, n := range []*netns{lan, attic} {
 		n.ip("link", "set", "up0", "master", "br0", "up")
@@ -864,6 +884,14 @@ func TestLabMerge(t *testing.T) {
 		slices.Sort(names)
 		if x.State != "announced" || y.State != "announced" || !slices.Equal(names, []string{"croft", "croft-2"}) {
 			return fmt.Errorf("%+v and %+v", x, y)
+		}
+		return nil
+	})
+	// Who gave the name up said goodbye to its services, so who kept it announces them once more: for those who listen and do
+	// not ask again.
+	eventually(t, func() error {
+		if ttls := ear.ttls("_croft._tcp.local.", "croft._croft._tcp.local."); !slices.Contains(ttls, 0) || ttls[len(ttls)-1] == 0 {
+			return fmt.Errorf("times to live heard for the service: %v", ttls)
 		}
 		return nil
 	})

@@ -484,6 +484,13 @@ func TestMulticastRate(t *testing.T) {
 	wantLines(t, n.describe(), all)
 	n.run(100 * time.Millisecond)
 	wantLines(t, n.describe(), "2/4 response answer: 10.0.0.1! 2001:db8::1!")
+
+	// Port 5353 is often shared, so he may not get a unicast packet even if he asks for one.
+	n.run(5 * time.Second)
+	n.describe()
+	probe.Question[0].Qclass |= 1 << 15
+	b.hear(probe, "10.0.0.9:5353", "")
+	wantLines(t, n.describe(), all)
 }
 
 func TestUnicastRate(t *testing.T) {
@@ -811,6 +818,20 @@ func TestAddressChanges(t *testing.T) {
 	b.plug(2, 0, "10.0.0.2/24", "fe80::1/64") // nothing new
 	n.run(10 * time.Second)
 	wantLines(t, n.describe())
+
+	for i := range 100 {
+		b.plug(2, 0, fmt.Sprintf("10.0.0.%d/24", 100+i), "fe80::1/64")
+		n.run(5 * time.Second)
+	}
+	if got := len(b.paths[0].last); got > 3 {
+		t.Errorf("remembers %d records, has 3", got)
+	}
+	if got := len(b.former); got > 30 {
+		t.Errorf("remembers %d addresses", got)
+	}
+	b.plug(2, 0, "10.0.0.2/24", "fe80::1/64")
+	n.run(10 * time.Second)
+	n.describe()
 
 	b.plug(2, 0, "fe80::1/64") // the lease ended
 	n.run(time.Second / 2)
