@@ -87,9 +87,10 @@ type state struct {
 }
 
 // LoadLast returns the last known time that was saved at path, or the zero time if there is none. It is also zero
-// with an error, when the file can't be used.
+// with an error, when the file can't be used. PID 1 calls it on a file that a less privileged process owns, so
+// nothing but a regular file is opened.
 func LoadLast(path string) (time.Time, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}
@@ -97,6 +98,9 @@ func LoadLast(path string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("read the last known time: %w", err)
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return time.Time{}, fmt.Errorf("read the last known time: %s is not a regular file", path)
+	}
 	b := make([]byte, maxStateSize)
 	n, _ := f.Read(b)
 	t, err := parseLast(b[:n])

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func date(y int) time.Time { return time.Date(y, 3, 1, 0, 0, 0, 0, time.UTC) }
@@ -61,6 +63,25 @@ func TestLast(t *testing.T) {
 		}
 		if got, err := LoadLast(path); err == nil || !got.IsZero() {
 			t.Errorf("%.40q: %v, %v", bad, got, err)
+		}
+	}
+}
+
+func TestLastIsNoTrap(t *testing.T) {
+	dir := t.TempDir()
+	pipe, link, target := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "target")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := saveLast(target, date(2027)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, link, dir} {
+		if got, err := LoadLast(path); err == nil || !got.IsZero() {
+			t.Errorf("%s: %v, %v", path, got, err)
 		}
 	}
 }

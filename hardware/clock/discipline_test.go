@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -161,7 +162,30 @@ func (r *rig) run(d time.Duration) {
 	synctest.Wait()
 }
 
-func (r *rig) off() time.Duration { return (r.truth - r.k.skew).Abs() }
+func (r *rig) off() (d time.Duration) {
+	r.do(func() { d = (r.truth - r.k.skew).Abs() })
+	return d
+}
+
+func (r *rig) polls() (p []time.Time) {
+	r.do(func() { p = slices.Clone(r.queries) })
+	return p
+}
+
+func (r *rig) steps() (d []time.Duration) {
+	r.do(func() { d = slices.Clone(r.k.steps) })
+	return d
+}
+
+func (r *rig) slews() (d []time.Duration) {
+	r.do(func() { d = slices.Clone(r.k.slews) })
+	return d
+}
+
+func (r *rig) count(server string) (n int) {
+	r.do(func() { n = r.asked[server] })
+	return n
+}
 
 func (r *rig) want(t *testing.T, c Certainty, words string) {
 	t.Helper()
@@ -186,8 +210,8 @@ func TestFirstSync(t *testing.T) {
 				defer r.stop()
 				r.run(10 * time.Second)
 				r.want(t, Sure, "5 time servers agree")
-				if r.off() > time.Millisecond || len(r.k.steps) != 1 {
-					t.Errorf("off by %v after steps %v", r.off(), r.k.steps)
+				if r.off() > time.Millisecond || len(r.steps()) != 1 {
+					t.Errorf("off by %v after steps %v", r.off(), r.steps())
 				}
 				saved, err := LoadLast(r.file)
 				if err != nil || r.k.Now().Sub(saved).Abs() > 15*time.Second {
@@ -208,7 +232,7 @@ func TestWithoutInternet(t *testing.T) {
 		defer r.stop()
 		r.run(30 * day)
 		r.want(t, Unsure, "doesn't know the time")
-		if len(r.k.steps)+len(r.k.slews) != 0 {
+		if len(r.steps())+len(r.slews()) != 0 {
 			t.Error("set the clock from nothing")
 		}
 		// It goes on from there after a power cut.
@@ -252,8 +276,8 @@ func TestKeptAfterSync(t *testing.T) {
 		r.Poke()
 		r.run(10 * time.Second)
 		r.want(t, Sure, "agree")
-		if len(r.k.steps) != 1 {
-			t.Errorf("steps %v", r.k.steps)
+		if len(r.steps()) != 1 {
+			t.Errorf("steps %v", r.steps())
 		}
 	})
 }
@@ -263,21 +287,21 @@ func TestPolling(t *testing.T) {
 		r := newRig(t, rigBuild, date(2027), time.Time{})
 		defer r.stop()
 		r.run(2 * day)
-		n := len(r.queries)
+		n := len(r.polls())
 		if n < 80 || n > 110 {
 			t.Errorf("%d polls in two days", n)
 		}
-		if gap := r.queries[1].Sub(r.queries[0]); gap < minPoll*9/10 || gap > minPoll*11/10 {
+		if gap := r.polls()[1].Sub(r.polls()[0]); gap < minPoll*9/10 || gap > minPoll*11/10 {
 			t.Errorf("first gap %v", gap)
 		}
-		if gap := r.queries[n-1].Sub(r.queries[n-2]); gap < maxPoll*9/10 || gap > maxPoll*11/10 {
+		if gap := r.polls()[n-1].Sub(r.polls()[n-2]); gap < maxPoll*9/10 || gap > maxPoll*11/10 {
 			t.Errorf("last gap %v", gap)
 		}
 		for range 100 {
 			r.Poke()
 		}
 		r.run(time.Minute)
-		if got := len(r.queries) - n; got < 1 || got > 2 {
+		if got := len(r.polls()) - n; got < 1 || got > 2 {
 			t.Errorf("%d polls for a hundred pokes", got)
 		}
 	})
@@ -317,8 +341,8 @@ func TestLiars(t *testing.T) {
 				if got := r.off() < time.Second; got != tt.right {
 					t.Errorf("off by %v", r.off())
 				}
-				if !tt.right && len(r.k.steps)+len(r.k.slews) != 0 {
-					t.Errorf("moved by %v, %v", r.k.steps, r.k.slews)
+				if !tt.right && len(r.steps())+len(r.slews()) != 0 {
+					t.Errorf("moved by %v, %v", r.steps(), r.slews())
 				}
 			})
 		})
@@ -368,8 +392,8 @@ func TestDriftIsSlewed(t *testing.T) {
 			r.do(func() { r.k.skew += 100 * time.Millisecond })
 			r.run(time.Hour)
 		}
-		if len(r.k.steps) != 1 || r.off() > 100*time.Millisecond {
-			t.Errorf("steps %v, off by %v", r.k.steps, r.off())
+		if len(r.steps()) != 1 || r.off() > 100*time.Millisecond {
+			t.Errorf("steps %v, off by %v", r.steps(), r.off())
 		}
 	})
 }
@@ -381,22 +405,22 @@ func TestLaterStepIsConfirmed(t *testing.T) {
 		r.run(5 * time.Minute)
 		jump := func() { r.do(func() { r.truth += time.Hour }) }
 		jump()
-		n := len(r.queries)
-		for len(r.queries) == n {
+		n := len(r.polls())
+		for len(r.polls()) == n {
 			r.run(time.Second)
 		}
-		if len(r.k.steps) != 1 {
+		if len(r.steps()) != 1 {
 			t.Fatal("stepped by a single poll")
 		}
 		r.do(func() { r.truth -= time.Hour }) // it was a mistake
 		r.run(time.Hour)
-		if len(r.k.steps) != 1 || r.off() > time.Millisecond {
-			t.Errorf("steps %v, off by %v", r.k.steps, r.off())
+		if len(r.steps()) != 1 || r.off() > time.Millisecond {
+			t.Errorf("steps %v, off by %v", r.steps(), r.off())
 		}
 		jump()
 		r.run(2 * time.Hour)
-		if len(r.k.steps) != 2 || r.off() > time.Millisecond {
-			t.Errorf("steps %v, off by %v", r.k.steps, r.off())
+		if len(r.steps()) != 2 || r.off() > time.Millisecond {
+			t.Errorf("steps %v, off by %v", r.steps(), r.off())
 		}
 	})
 }
@@ -422,10 +446,10 @@ func TestKissOfDeath(t *testing.T) {
 		defer r.stop()
 		r.run(20 * time.Hour)
 		r.want(t, Sure, "3 time servers agree")
-		if r.asked["b"] != 1 {
-			t.Errorf("asked the server that said no %d times", r.asked["b"])
+		if r.count("b") != 1 {
+			t.Errorf("asked the server that said no %d times", r.count("b"))
 		}
-		if n := r.asked["c"]; n < 2 || n > 80 {
+		if n := r.count("c"); n < 2 || n > 80 {
 			t.Errorf("asked the busy server %d times", n)
 		}
 	})

@@ -253,6 +253,9 @@ func (i *iface) problem(now time.Time, duplicate netip.Addr, anyCarrier bool) st
 	if i.dhcpErr != "" {
 		return i.dhcpErr
 	}
+	if i.dhcp.state == dhcpRebinding {
+		return "The router no longer answers, so this box will soon lose its address. Check that the router is on."
+	}
 	if i.local != nil && i.local.state == claimHeld && !i.cfg.has4() {
 		return fmt.Sprintf("The router gave this box no address, so it chose %s by itself. Devices on the same network can "+
 			"still reach it, the internet can't. Check that the router is on; Croft keeps asking.", i.local.addr)

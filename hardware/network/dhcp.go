@@ -242,7 +242,7 @@ func (c *dhcpClient) tick(now time.Time) {
 			m.UpdateOption(dhcpv4.OptRequestedIPAddress(w.AsSlice()))
 		}
 		c.send(m, netip.Addr{}, netip.Addr{})
-		c.again(now, time.Second, 64*time.Second)
+		c.again(now, 500*time.Millisecond, 64*time.Second)
 	case dhcpRequesting:
 		if c.tries == 4 {
 			c.enter(dhcpSelecting, now)
@@ -290,7 +290,7 @@ func (c *dhcpClient) wanted() netip.Addr {
 }
 
 // again sets the next retransmission: first doubled with each try up to limit, 20 % up or down (RFC 2131 section
-// 4.1, which starts at 4 s).
+// 4.1, which starts at 4 s: but the first packet after a cable is plugged in often gets lost).
 func (c *dhcpClient) again(now time.Time, first, limit time.Duration) {
 	d := min(first<<min(c.tries, 10), limit)
 	c.tries++

@@ -112,7 +112,7 @@ func TestDHCPDiscoverBacksOff(t *testing.T) {
 	}
 	for i := 1; i < len(r.sent); i++ {
 		gap := r.sent[i].at - r.sent[i-1].at
-		want := min(time.Second<<(i-1), 64*time.Second)
+		want := min(500*time.Millisecond<<(i-1), 64*time.Second)
 		if gap < want*8/10 || gap > want*12/10 {
 			t.Errorf("gap %d is %v, want about %v", i, gap, want)
 		}

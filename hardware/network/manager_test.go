@@ -213,7 +213,16 @@ func TestManagerLease(t *testing.T) {
 		t.Errorf("after a day: %+v", i)
 	}
 	f.dhcp = nil
-	s.run(t, 2*time.Hour)
+	problem := ""
+	for range 60 {
+		s.run(t, 2*time.Minute)
+		if i := s.only(t); problem == "" && has(i, "192.168.1.50/32") {
+			problem = i.Problem
+		}
+	}
+	if !strings.Contains(problem, "soon lose") {
+		t.Errorf("before the lease ended the problem was %q", problem)
+	}
 	if i := s.only(t); has(i, "192.168.1.0/24") || i.Method != MethodLinkLocal || len(f.routes) != 0 {
 		t.Errorf("after the server's end: %+v, %+v", i, f.routes)
 	}

@@ -123,8 +123,10 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	}
 }
 
-// healthy asks whether the manager's loop still turns.
+// healthy asks whether the manager's loop still turns, and applies what an earlier change could not.
 func (s *service) healthy(ctx context.Context) error {
+	s.put.Lock()
+	defer s.put.Unlock()
 	s.mu.Lock()
 	c := toHardware(s.config)
 	s.mu.Unlock()
