@@ -33,7 +33,7 @@ func openCgroups(root string) (*cgroups, error) {
 	for _, name := range []string{"memory", "cpu", "pids", "io"} { // one by one: a missing one would refuse them all
 		c.why[name] = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+name), 0)
 	}
-	try := filepath.Join(root, "try")
+	try := filepath.Join(root, "supervisor.try")
 	if err := os.Mkdir(try, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}

@@ -673,19 +673,21 @@ func TestReap(t *testing.T) {
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); reap(ctx, slog.New(slog.DiscardHandler), 20*time.Millisecond) }()
+	go func() { defer close(done); reap(ctx, slog.New(slog.DiscardHandler), time.Second) }()
 	defer func() { cancel(); <-done }()
-	var out bytes.Buffer
-	for range 20 {
-		out.Reset()
+	var orphans []string
+	for range 10 {
+		var out bytes.Buffer
 		cmd := exec.Command("/bin/sh", "-c", `(sh -c 'exit 0' & echo $!); exit 7`)
 		cmd.Stdout = &out
 		var ee *exec.ExitError
 		if err := cmd.Run(); !errors.As(err, &ee) || ee.ExitCode() != 7 {
 			t.Fatalf("a child was stolen: %v", err)
 		}
-		pid := strings.TrimSpace(out.String())
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		orphans = append(orphans, strings.TrimSpace(out.String()))
+	}
+	for _, pid := range orphans {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
 				break
 			}
