@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,12 +69,13 @@ type Box struct {
 	sup     *supervisor.Supervisor
 	end     chan string // "reboot" or "poweroff"
 
-	mu     sync.Mutex
-	phases []api.Phase
-	gaps   []api.Gap
-	rescue *api.Rescue // nil in normal mode
-	ident  identity
-	vitals vitals
+	mu      sync.Mutex
+	phases  []api.Phase
+	ownGaps []api.Gap
+	gapsAt  time.Duration // since boot
+	rescue  *api.Rescue   // nil in normal mode
+	ident   identity
+	vitals  vitals
 }
 
 // Main runs the box; it returns only if the kernel refuses to restart or switch off.
@@ -106,7 +108,6 @@ func Main(cfg Config) error {
 	stopped := make(chan error, 1)
 	supCtx, stopServices := context.WithCancel(ctx)
 	b.phase("services", "Services", func() (string, error) { return "", b.startServices(supCtx, stopped) })
-	b.findGaps()
 
 	action := <-b.end
 	b.say("Stopping: " + action)
@@ -192,8 +193,16 @@ func (b *Box) startServices(ctx context.Context, stopped chan<- error) error {
 			return err
 		}
 	}
+	// Every service may know which box and which release it runs on.
+	b.mu.Lock()
+	env := []string{"CROFT_ID=" + b.ident.ID, "CROFT_VERSION=" + b.release.Version}
+	b.mu.Unlock()
+	services := slices.Clone(b.cfg.Services)
+	for i := range services {
+		services[i].Env = slices.Concat(services[i].Env, env)
+	}
 	sup, err := supervisor.New(supervisor.Options{
-		Services: b.cfg.Services, Log: b.log, Journal: b.journal, StateRoot: stateRoot, RunDir: runDir,
+		Services: services, Log: b.log, Journal: b.journal, StateRoot: stateRoot, RunDir: runDir,
 		CgroupRoot: cgroupRoot, Launcher: b.cfg.Launcher, Hostname: defaultName,
 	})
 	if err != nil {
@@ -214,7 +223,7 @@ func (b *Box) inRescue() bool {
 
 // System returns all that PID 1 knows of the box.
 func (b *Box) System() api.System {
-	v := b.readVitals()
+	v, gaps := b.readVitals(), b.gaps()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := api.System{
@@ -224,7 +233,7 @@ func (b *Box) System() api.System {
 		Mode:     api.ModeNormal,
 		UptimeMS: sinceBoot().Milliseconds(),
 		Phases:   append([]api.Phase(nil), b.phases...),
-		Gaps:     append([]api.Gap(nil), b.gaps...),
+		Gaps:     gaps,
 		Vitals:   v,
 	}
 	if b.rescue != nil {
