@@ -23,8 +23,8 @@ const (
 	Pi      = "pi" // a Raspberry Pi 3B; needs Options.Kernel
 )
 
-// ClaimRE matches the console's line with the claim code, which is its first group.
-var ClaimRE = regexp.MustCompile(`(?i)claim code:?\s+([0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4})`)
+// ClaimRE matches the console's line with the claim code, or with rescue mode's, which is its first group.
+var ClaimRE = regexp.MustCompile(`(?i)(?:claim code|code for this start):?\s+([0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4})`)
 
 // Kernel is started without firmware.
 type Kernel struct {
@@ -331,14 +331,24 @@ func (vm *VM) Do(ctx context.Context, command string, args map[string]any, resul
 
 // Port is the port of 127.0.0.1 from which port of the guest's first interface is forwarded. proto is "tcp" or "udp".
 func (vm *VM) Port(ctx context.Context, proto string, port int) (int, error) {
+	return vm.PortOf(ctx, 0, proto, port)
+}
+
+// PortOf is Port for the guest's interface nic, counted from 0.
+func (vm *VM) PortOf(ctx context.Context, nic int, proto string, port int) (int, error) {
 	var out string
 	if err := vm.Do(ctx, "human-monitor-command", map[string]any{"command-line": "info usernet"}, &out); err != nil {
 		return 0, err
 	}
+	here := false
 	for line := range strings.Lines(out) {
+		// "Hub -1 (net0):", then one line for each connection:
+		if strings.HasPrefix(line, "Hub") {
+			here = strings.Contains(line, fmt.Sprintf("(net%d)", nic))
+		}
 		// "TCP[HOST_FORWARD]  8  127.0.0.1 37079  10.0.2.15  80  0  0"
 		f := strings.Fields(line)
-		if len(f) >= 6 && f[0] == strings.ToUpper(proto)+"[HOST_FORWARD]" && f[5] == strconv.Itoa(port) {
+		if here && len(f) >= 6 && f[0] == strings.ToUpper(proto)+"[HOST_FORWARD]" && f[5] == strconv.Itoa(port) {
 			return strconv.Atoi(f[3])
 		}
 	}

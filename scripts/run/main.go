@@ -1,8 +1,8 @@
 // Command run is what "make run" does: it builds the pc image if the source is newer, boots it in QEMU with UEFI, waits
 // for the page over HTTP and HTTPS, says where it is, and shuts the box down when it is interrupted.
 //
-// Environment: HTTP_PORT and HTTPS_PORT (8080 and 8443), FRESH=1 for a new box, MEMORY in MiB (512). The box's
-// disk and its console's log stay in out/run. It runs from the root of the source.
+// Environment: HTTP_PORT and HTTPS_PORT (8080 and 8443), FRESH=1 for a new box, MEMORY in MiB (512), OUT for the folder of
+// images (out). The box's disk and its console's log stay in out/run. It runs from the root of the source.
 package main
 
 import (
@@ -43,18 +43,22 @@ func main() {
 }
 
 func run(ctx context.Context, env func(string) string, out io.Writer) error {
-	dir := filepath.Join("out", "run")
+	base := env("OUT")
+	if base == "" {
+		base = "out"
+	}
+	dir := filepath.Join(base, "run")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	image, disk := filepath.Join("out", "croft-pc.img"), filepath.Join(dir, "disk.img")
+	image, disk := filepath.Join(base, "croft-pc.img"), filepath.Join(dir, "disk.img")
 	old, err := outdated(image, ".")
 	if err != nil {
 		return err
 	}
 	if old {
 		fmt.Fprintln(out, "Building the image (the first time this takes some minutes) …")
-		cmd := exec.CommandContext(ctx, "go", "run", "./scripts/croft", "build", "--board", "pc", "--out", "out", "--image-only")
+		cmd := exec.CommandContext(ctx, "go", "run", "./scripts/croft", "build", "--board", "pc", "--out", base, "--image-only")
 		cmd.Stdout, cmd.Stderr = out, os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that all of it ends together
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
