@@ -120,14 +120,19 @@ func start(t *testing.T, o qemu.Options) *box {
 	}()
 	t.Cleanup(vm.Kill)
 	b.vm = vm
-	b.dial = func(ctx context.Context, port int) (net.Conn, error) {
-		host, err := vm.Port(ctx, "tcp", port)
+	b.dial = b.forwarded(0)
+	return b
+}
+
+// forwarded dials through the forwarded ports of interface nic.
+func (b *box) forwarded(nic int) func(context.Context, int) (net.Conn, error) {
+	return func(ctx context.Context, port int) (net.Conn, error) {
+		host, err := b.vm.PortOf(ctx, nic, "tcp", port)
 		if err != nil {
 			return nil, err
 		}
 		return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(host)))
 	}
-	return b
 }
 
 // options are those of the PC, its kernel started without firmware, with a growing disk of its own and QEMU's network.
