@@ -145,12 +145,28 @@ func (b *Box) takeDown(action string) error {
 	return power.Restart()
 }
 
-// findGaps asks the running kernel what it can't enforce or drive.
-func (b *Box) findGaps() {
-	var gaps []api.Gap
-	if b.sup != nil {
-		gaps = b.sup.Gaps()
+// gapsEvery is how often the box looks again for what it can't drive: devices come and go.
+const gapsEvery = time.Minute
+
+// gaps says what the running kernel can't enforce or drive, found by trying.
+func (b *Box) gaps() []api.Gap {
+	b.mu.Lock()
+	sup, own, at := b.sup, b.ownGaps, b.gapsAt
+	b.mu.Unlock()
+	if now := sinceBoot(); at == 0 || now-at > gapsEvery {
+		own = b.findGaps()
+		b.mu.Lock()
+		b.ownGaps, b.gapsAt = own, now
+		b.mu.Unlock()
 	}
+	if sup == nil {
+		return own
+	}
+	return append(sup.Gaps(), own...)
+}
+
+func (b *Box) findGaps() []api.Gap {
+	var gaps []api.Gap
 	add := func(weight, name, text, detail string) {
 		gaps = append(gaps, api.Gap{Name: name, Text: text, Detail: detail, Weight: weight})
 	}
@@ -164,8 +180,8 @@ func (b *Box) findGaps() {
 	if _, ok := sensors.Temperature("/sys"); !ok {
 		add("info", "temperature", "The box can't tell its temperature.", "no thermal zone in /sys/class/thermal")
 	}
-	if _, err := os.Stat("/dev/mapper/control"); err != nil {
-		add("info", "encryption", "This kernel can't encrypt the data partition.", "no device mapper")
+	if ok, detail := disk.HasTarget("crypt"); !ok {
+		add("info", "encryption", "This kernel can't encrypt the data partition.", detail)
 	}
 	if w, _ := filepath.Glob("/sys/class/ieee80211/*"); len(w) == 0 {
 		add("info", "wifi", "The box can't use Wi-Fi; it needs a network cable.", "no /sys/class/ieee80211")
@@ -186,9 +202,7 @@ func (b *Box) findGaps() {
 		add("warn", "restarts", "The box restarted itself several times because something important kept failing; it now stays on with what works.",
 			fmt.Sprintf("%d restarts in a row", n))
 	}
-	b.mu.Lock()
-	b.gaps = gaps
-	b.mu.Unlock()
+	return gaps
 }
 
 // vitals caches what is expensive to measure.

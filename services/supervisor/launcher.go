@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,7 +28,7 @@ type launcher struct {
 	cgroups  *cgroups // nil without
 	rigs     map[*unit]*rig
 	canaries []net.Listener
-	found    []api.Gap
+	found    atomic.Pointer[[]api.Gap] // nil before prepare
 	ctx      context.Context // of Run: for listeners that are opened late
 }
 
@@ -72,8 +73,9 @@ func (l *launcher) prepare(ctx context.Context, units []*unit) error {
 		}
 		l.cgroups = c
 	}
-	l.found = findGaps(l.cgroups)
-	for _, g := range l.found {
+	found := findGaps(l.cgroups)
+	l.found.Store(&found)
+	for _, g := range found {
 		l.Log.Info("the kernel can't enforce something", "gap", g.Name, "detail", g.Detail)
 	}
 	for _, u := range units {
@@ -134,7 +136,12 @@ func (l *launcher) close() {
 	}
 }
 
-func (l *launcher) gaps() []api.Gap { return l.found }
+func (l *launcher) gaps() []api.Gap {
+	if found := l.found.Load(); found != nil {
+		return slices.Clone(*found)
+	}
+	return nil
+}
 
 // makeDir makes a directory that belongs to a service, or gives it an existing one.
 func makeDir(path string, mode os.FileMode, uid uint32) error {

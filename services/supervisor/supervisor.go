@@ -246,5 +246,6 @@ func (s *Supervisor) Healthy() error {
 // healthGrace covers the back-off between a few tries.
 const healthGrace = 30 * time.Second
 
-// Gaps returns what the running kernel can't enforce, found by trying. The answer is the same for the whole boot.
+// Gaps returns what the running kernel can't enforce, found by trying; nothing before Run
+// has started.
 func (s *Supervisor) Gaps() []api.Gap { return s.backend.gaps() }
