@@ -29,7 +29,7 @@ type launcher struct {
 	rigs     map[*unit]*rig
 	canaries []net.Listener
 	found    atomic.Pointer[[]api.Gap] // nil before prepare
-	ctx      context.Context // of Run: for listeners that are opened late
+	ctx      context.Context           // of Run: for listeners that are opened late
 }
 
 // rig is what a service keeps over restarts.
