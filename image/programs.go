@@ -92,9 +92,12 @@ func (b *builder) programs(ctx context.Context) error {
 	}
 	// "go tool" would build monogok itself for the board's processor.
 	tool, gaf := filepath.Join(b.tmp, "monogok"), filepath.Join(b.tmp, "monogok.gaf")
-	if _, err := output(ctx, b.Source, "go", "build", "-o", tool, pkgMonogok); err != nil {
-		return err
+	build := exec.CommandContext(ctx, "go", "build", "-o", tool, pkgMonogok)
+	build.Dir, build.Env = b.Source, env
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build monogok: %w: %s", err, tail(string(out), 4000))
 	}
+	env = append(env, "GOOS=linux", "GOARCH="+b.Board.GOARCH, "GOAMD64=v1", "GOARM64=v8.0")
 	cmd := exec.CommandContext(ctx, tool, "--config", filepath.Join(conf, "config.json"), "overwrite", "--gaf", gaf)
 	cmd.Dir, cmd.Env = b.Source, env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its compilers end with it
@@ -110,7 +113,7 @@ func (b *builder) programs(ctx context.Context) error {
 	return err
 }
 
-// environment is the builder's, without what would change the programs, and with monogok's own state kept out of the home folder.
+// environment is the builder's, without what would change the programs, and with scratch and state in b.tmp.
 func (b *builder) environment(ctx context.Context) ([]string, error) {
 	s, err := output(ctx, b.Source, "go", "env", "-json", "GOPATH", "GOMODCACHE", "GOCACHE", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOTOOLCHAIN")
 	if err != nil {
@@ -127,8 +130,8 @@ func (b *builder) environment(ctx context.Context) ([]string, error) {
 	for k, v := range keep {
 		env = append(env, k+"="+v)
 	}
-	return append(env, "HOME="+b.tmp, "TMPDIR="+b.tmp, "GOENV=off", "GOWORK=off", "GOFLAGS=-mod=readonly", "GOOS=linux", "GOARCH="+b.Board.GOARCH,
-		"GOAMD64=v1", "GOARM64=v8.0", "GOTELEMETRY=off"), nil
+	return append(env, "HOME="+b.tmp, "TMPDIR="+b.tmp, "GOENV=off", "GOWORK=off", "GOFLAGS=-mod=readonly",
+		"GOTELEMETRY=off"), nil
 }
 
 func unzip(archive, name, to string) error {
