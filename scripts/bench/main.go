@@ -55,6 +55,7 @@ type options struct {
 	rounds int           // of each gateway
 	round  time.Duration // of load
 	idle   time.Duration // of the idle box
+	kvm    bool          // the machines may use it
 	log    io.Writer
 }
 
@@ -66,6 +67,8 @@ type section struct {
 
 var sections = []section{
 	{"gateway", benchGateway},
+	{"size", benchSize},
+	{"boot", benchBoot},
 }
 
 func main() {
@@ -100,6 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.IntVar(&o.rounds, "rounds", 3, "rounds of load on each gateway and protocol, interleaved")
 	fs.DurationVar(&o.round, "round", 5*time.Second, "length of a round of load")
 	fs.DurationVar(&o.idle, "idle", 5*time.Minute, "how long the idle box is watched")
+	fs.BoolVar(&o.kvm, "kvm", false, "let QEMU use KVM, if the machine has it")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
