@@ -1,13 +1,8 @@
-// Package clock gives the box the best time that it can have, and says how sure it is of it.
+// Package clock keeps the box's clock from starting in the past or far in the future: it never starts before the time of
+// the build or the last time that was known to be right, and a battery-backed clock that is far ahead is not believed.
+// PID 1 calls [SetFloor] at boot; the package discipline asks time servers afterwards.
 //
-// At boot PID 1 calls [SetFloor]: the clock never starts before the time of the build or the last time that was
-// known to be right, and a battery-backed clock that is far ahead is not believed. Afterwards a [Clock] asks several
-// NTP servers (RFC 5905, by github.com/beevik/ntp), believes what a majority of them agrees on, sets the clock once
-// and from then on only steers it (adjtimex(2)).
-//
-// Limits: the answers of NTP servers are not authenticated. A majority that lies can put the clock anywhere between
-// the floor and 20 years after the build, and the floor with it. There is no leap second handling beyond the kernel's
-// own; servers that smear leap seconds must not be mixed with others.
+// Limits: a clock that is wrong but plausible is believed until time servers are reached.
 package clock
 
 import (
@@ -25,13 +20,16 @@ import (
 
 const (
 	year = 365 * 24 * time.Hour
-	// rtcAhead is how far ahead of the floor a battery-backed clock is believed.
-	rtcAhead = 10 * year
-	// ntpAhead is how far ahead of the build agreeing servers are believed.
-	ntpAhead = 20 * year
-	// maxStateSize bounds the file of the last known time.
+	// maxAhead is how far ahead of the build any time is believed.
+	maxAhead = 20 * year
+	// maxKeptAhead is how far ahead of the floor a battery-backed clock is believed.
+	maxKeptAhead = 10 * year
+	// maxStateSize bounds the file of the last known time, in bytes.
 	maxStateSize = 4096
 )
+
+// Plausible reports whether t can be a time at which software of that build runs.
+func Plausible(build, t time.Time) bool { return !t.Before(build) && t.Before(build.Add(maxAhead)) }
 
 // Reason says why [Floor] chose a time.
 type Reason int
@@ -48,13 +46,13 @@ const (
 // and what the clock says now. A last known time that is itself too far ahead counts as unknown.
 func Floor(build, last, now time.Time) (time.Time, Reason) {
 	low, why := build, Build
-	if last.After(low) && last.Before(build.Add(ntpAhead)) {
+	if last.After(low) && Plausible(build, last) {
 		low, why = last, Last
 	}
 	switch {
 	case now.Before(low):
 		return low, why
-	case now.After(low.Add(rtcAhead)):
+	case now.After(low.Add(maxKeptAhead)):
 		return low, Ahead
 	}
 	return now, Running
@@ -121,8 +119,8 @@ func parseLast(b []byte) (time.Time, error) {
 	return s.Last, nil
 }
 
-// saveLast saves the last known time so that a power cut leaves the old or the new one.
-func saveLast(path string, t time.Time) error {
+// SaveLast saves the last known time so that a power cut leaves the old or the new one.
+func SaveLast(path string, t time.Time) error {
 	b, err := json.Marshal(state{t.UTC().Truncate(time.Second)})
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ package boot
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -22,12 +23,12 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/hardware/board"
+	"github.com/croft-os/croft/hardware/clock"
 	"github.com/croft-os/croft/hardware/power"
 	"github.com/croft-os/croft/hardware/watchdog"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/supervisor"
 	"github.com/croft-os/croft/services/supervisor/journal"
-	"golang.org/x/sys/unix"
 )
 
 // Config is what the box's main wires together.
@@ -173,16 +174,15 @@ func (b *Box) identify() (string, error) {
 	return board.Model("/proc", "/sys"), err
 }
 
+// setClock gives the clock its floor, so that certificates and logs make sense before a time server is reached.
 func (b *Box) setClock() (string, error) {
-	build := time.Unix(b.release.Built, 0)
-	if time.Now().Before(build) {
-		ts := unix.NsecToTimespec(build.UnixNano())
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-			return "", err
-		}
-		return "set to the time of the build", nil
+	var last time.Time
+	var err error
+	if !b.inRescue() {
+		last, err = clock.LoadLast(dataDir + "/state/network/clock.json")
 	}
-	return "", nil
+	note, serr := clock.SetFloor(time.Unix(b.release.Built, 0), last)
+	return note, errors.Join(err, serr)
 }
 
 func (b *Box) startServices(ctx context.Context, stopped chan<- error) error {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/croft-os/croft/hardware/clock"
+	"github.com/croft-os/croft/hardware/clock/discipline"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
 )
@@ -41,14 +42,14 @@ func TestMain(m *testing.M) {
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 		os.Exit(daemon.Main("network", func(ctx context.Context, env *daemon.Env) error {
 			env.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-			return Run(ctx, env, Config{Clock: stillClock{clock.NewKernel()}})
+			return Run(ctx, env, Config{Clock: stillClock{discipline.NewKernel()}})
 		}))
 	}
 	os.Exit(m.Run())
 }
 
 // stillClock is the machine's clock, which nothing sets.
-type stillClock struct{ clock.Kernel }
+type stillClock struct{ discipline.Kernel }
 
 func (stillClock) Step(time.Duration) error             { return nil }
 func (stillClock) Slew(_, _, _ time.Duration) error     { return nil }

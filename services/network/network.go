@@ -24,7 +24,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/croft-os/croft/hardware/clock"
+	"github.com/croft-os/croft/hardware/clock/discipline"
 	hwnet "github.com/croft-os/croft/hardware/network"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
@@ -46,8 +46,8 @@ var notBefore = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // Config is what the process is told at start.
 type Config struct {
-	Peers []uint32     // uids that may ask, beside root
-	Clock clock.Kernel // nil means the machine's
+	Peers []uint32          // uids that may ask, beside root
+	Clock discipline.Kernel // nil means the machine's
 }
 
 // service is one run.
@@ -55,7 +55,7 @@ type service struct {
 	log    *slog.Logger
 	dir    string // state directory; "" for none
 	net    *hwnet.Manager
-	clock  *clock.Clock
+	clock  *discipline.Clock
 	status func(string)
 
 	put    sync.Mutex // one change at a time
@@ -88,9 +88,9 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		Resolv: in(env.RuntimeDir, "resolv.conf"), Leases: in(env.StateDir, "leases.json"), Changed: s.changed,
 	})
 	if cfg.Clock == nil {
-		cfg.Clock = clock.NewKernel()
+		cfg.Clock = discipline.NewKernel()
 	}
-	s.clock = clock.New(clock.Options{
+	s.clock = discipline.New(discipline.Options{
 		Log: env.Log, Kernel: cfg.Clock, Build: built(releaseFile), File: in(env.StateDir, "clock.json"),
 		Servers: s.ntpServers, Resolve: s.lookup,
 	})
@@ -240,9 +240,9 @@ func (s *service) state() api.Network {
 	return n
 }
 
-func toClock(c clock.Status, now time.Time) api.Clock {
-	certainty := map[clock.Certainty]string{
-		clock.Unsure: api.ClockUnsure, clock.Kept: api.ClockKept, clock.Sure: api.ClockSure,
+func toClock(c discipline.Status, now time.Time) api.Clock {
+	certainty := map[discipline.Certainty]string{
+		discipline.Unsure: api.ClockUnsure, discipline.Kept: api.ClockKept, discipline.Sure: api.ClockSure,
 	}
 	out := api.Clock{
 		Now: now.UTC().Round(0), Certainty: certainty[c.Certainty], Text: c.Text, LastSync: c.LastSync.UTC(),

@@ -1,4 +1,11 @@
-package clock
+// Package discipline sets the clock by NTP (RFC 5905, by github.com/beevik/ntp) and says how sure the box is of the
+// time: several servers are asked, what a majority of them agrees on is believed, the clock is set once and from
+// then on only steered (adjtimex(2)), and never to before its floor.
+//
+// Limits: the answers of NTP servers are not authenticated. A majority that lies can put the clock anywhere between
+// the floor and 20 years after the build, and the floor with it. There is no leap second handling beyond the kernel's
+// own; servers that smear leap seconds must not be mixed with others.
+package discipline
 
 import (
 	"context"
@@ -13,6 +20,8 @@ import (
 	"time"
 
 	"github.com/beevik/ntp"
+
+	"github.com/croft-os/croft/hardware/clock"
 )
 
 // Certainty says how far the clock can be trusted.
@@ -114,11 +123,11 @@ func New(opt Options) *Clock {
 	last := time.Time{}
 	if opt.File != "" {
 		var err error
-		if last, err = LoadLast(opt.File); err != nil {
+		if last, err = clock.LoadLast(opt.File); err != nil {
 			opt.Log.Warn("the last known time is lost", "err", err)
 		}
 	}
-	c.floor, _ = Floor(opt.Build, last, time.Time{})
+	c.floor, _ = clock.Floor(opt.Build, last, time.Time{})
 	c.saved = last
 	c.judge()
 	return c
@@ -127,15 +136,16 @@ func New(opt Options) *Clock {
 // judge finds out where the present time came from.
 func (c *Clock) judge() {
 	now := c.opt.Kernel.Now()
+	_, why := clock.Floor(c.floor, time.Time{}, now)
 	synced, bound, err := c.opt.Kernel.Synced()
 	switch up, uerr := c.opt.Kernel.Uptime(); {
 	case err == nil && synced && !now.Before(c.floor):
 		c.start, c.bound, c.honest = Kept, bound, true
-	case uerr == nil && now.Add(-up).After(c.floor.Add(10*time.Minute)) && now.Before(c.floor.Add(rtcAhead)):
+	case uerr == nil && why == clock.Running && now.Add(-up).After(c.floor.Add(10*time.Minute)):
 		// At boot it was well after the floor, so something kept it running.
 		c.start, c.rtc = Kept, true
 	default:
-		c.start, c.honest = Unsure, now.Before(c.floor.Add(rtcAhead))
+		c.start, c.honest = Unsure, why != clock.Ahead
 	}
 }
 
@@ -245,7 +255,7 @@ func (c *Clock) save(least time.Duration) {
 	if c.opt.File == "" || !c.honest || now.Before(c.floor) || now.Sub(c.saved) < max(least, time.Second) {
 		return
 	}
-	if err := saveLast(c.opt.File, now); err != nil {
+	if err := clock.SaveLast(c.opt.File, now); err != nil {
 		c.opt.Log.Warn("can't save the time", "err", err)
 		return
 	}
@@ -268,7 +278,7 @@ func (c *Clock) poll(ctx context.Context) time.Duration {
 	few := len(sel.servers) < 2 && !chosen
 	now := c.opt.Kernel.Now()
 	then := now.Add(sel.offset)
-	if then.Before(c.floor) || then.After(c.opt.Build.Add(ntpAhead)) {
+	if then.Before(c.floor) || !clock.Plausible(c.opt.Build, then) {
 		c.opt.Log.Warn("the time servers' time can't be right", "time", then.UTC().Format(time.RFC3339), "servers", sel.servers)
 		return c.failed("The time servers gave a time that can't be right, so Croft didn't use it.")
 	}
