@@ -73,10 +73,14 @@ func findGaps(c *cgroups) []api.Gap {
 		gap("warn", "namespaces", "Services can see parts of one another.",
 			"missing namespaces: "+strings.Join(missing, ", "))
 	}
-	if b, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err != nil {
-		gap("info", "user-namespaces", "Apps that need users of their own inside can't run here.", err.Error())
-	} else if strings.TrimSpace(string(b)) == "0" {
-		gap("info", "user-namespaces", "Apps that need users of their own inside can't run here.", "max_user_namespaces is 0")
+	detail = ""
+	if !hasNamespace("user") {
+		detail = "no /proc/self/ns/user"
+	} else if b, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(b)) == "0" {
+		detail = "max_user_namespaces is 0"
+	}
+	if detail != "" {
+		gap("info", "user-namespaces", "Apps that need users of their own inside can't run here.", detail)
 	}
 	return gaps
 }
