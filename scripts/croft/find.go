@@ -52,7 +52,8 @@ func find(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	boxes := map[string]found{}
 	for range findRounds {
 		if err := browse(ctx, *wait/findRounds, boxes); err != nil {
-			fmt.Fprintf(stderr, "Can't ask this network for Crofts. Check that this computer is connected, then try again. (%v)\n", err)
+			fmt.Fprintf(stderr, "Can't ask this network for Crofts. Check that this computer is connected, then try again. "+
+				"(%v)\n", err)
 			return 1
 		}
 	}
@@ -69,8 +70,8 @@ func find(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		printFound(stdout, list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(stderr, "No Croft answered. Check that the box has power and its network cable, and that this computer is on the "+
-			"same network, not on a guest Wi-Fi or a VPN. A box that was just switched on needs about a minute.")
+		fmt.Fprintln(stderr, "No Croft answered. Check that the box has power and its network cable, and that this "+
+			"computer is on the same network, not on a guest Wi-Fi or a VPN. A box that was just switched on needs about a minute.")
 		return 1
 	}
 	return 0
@@ -82,7 +83,8 @@ func browse(ctx context.Context, wait time.Duration, boxes map[string]found) err
 	defer cancel()
 	var resolver *zeroconf.Resolver
 	var err error
-	for _, traffic := range []zeroconf.IPType{zeroconf.IPv4AndIPv6, zeroconf.IPv4, zeroconf.IPv6} { // it wants all that it is told
+	// It fails if one of the families that it is told is missing.
+	for _, traffic := range []zeroconf.IPType{zeroconf.IPv4AndIPv6, zeroconf.IPv4, zeroconf.IPv6} {
 		if resolver, err = zeroconf.NewResolver(zeroconf.SelectIPTraffic(traffic)); err == nil {
 			break
 		}

@@ -1,18 +1,19 @@
 // Package discovery makes the box found on the LAN: it answers to croft.local, and announces what the box serves.
 //
-// The host name is kept by a Multicast DNS responder of our own (RFC 6762): it probes with simultaneous tie-break (8.1, 8.2),
-// announces (8.3, 8.4), defends, takes the next name on a conflict (9), says goodbye (10.1) when it stops, loses an address or
-// a name, answers by multicast, unicast and to one-shot askers (5.4, 5.5, 6, 6.7), suppresses known answers (7.1), denies
-// types that do not exist (6.1) and maps addresses back to the name. Each family on each interface is a path by itself, which
-// comes and goes with its addresses. A name taken after a conflict is not remembered: the next start tries the wanted one
-// again. Not implemented: waiting for the rest of a truncated question (7.2), duplicate suppression (7.3, 7.4), and
-// probing for the reverse names, which are therefore not marked as unique.
+// The host name is kept by a Multicast DNS responder of our own (RFC 6762): it probes with simultaneous tie-break
+// (8.1, 8.2), announces (8.3, 8.4), defends, takes the next name on a conflict (9), says goodbye (10.1) when it
+// stops, loses an address or a name, answers by multicast, unicast and to one-shot askers (5.4, 5.5, 6, 6.7),
+// suppresses known answers (7.1), denies types that do not exist (6.1) and maps addresses back to the name. Each
+// family on each interface is a path by itself, which comes and goes with its addresses. A name taken after a
+// conflict is not remembered: the next start tries the wanted one again. Not implemented: waiting for the rest of a
+// truncated question (7.2), duplicate suppression (7.3, 7.4), and probing for the reverse names, which are therefore
+// not marked as unique.
 //
-// Services are announced with DNS-SD (RFC 6763) by github.com/grandcat/zeroconf, which neither probes nor answers questions
-// about hosts: _http._tcp, _https._tcp and _croft._tcp, named like the host, whose name has been probed. It starts only when
-// the name is ours. A service of that very name on another host, announced by something that is no Croft, would go unnoticed.
-// Its limits are worked around as said at services and link; it answers one-shot questions about services only when they
-// ask for unicast.
+// Services are announced with DNS-SD (RFC 6763) by github.com/grandcat/zeroconf, which neither probes nor answers
+// questions about hosts: _http._tcp, _https._tcp and _croft._tcp, named like the host, whose name has been probed. It
+// starts only when the name is ours. A service of that very name on another host, announced by something that is no
+// Croft, would go unnoticed. Its limits are worked around as said at services and link; it answers one-shot questions
+// about services only when they ask for unicast.
 //
 // The process needs no privilege: UDP sockets on port 5353, shared with other programs, and netlink for reading.
 package discovery

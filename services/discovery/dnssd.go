@@ -31,8 +31,8 @@ func (t target) covers(u target) bool {
 }
 
 // services announces what the box serves through grandcat/zeroconf. That registers once, on the interfaces that exist
-// then, so it is done anew when an interface comes or the name changes. It looks addresses up as it answers, so a new address needs
-// nothing.
+// then, so it is done anew when an interface comes or the name changes. It looks addresses up as it answers, so a new
+// address needs nothing.
 type services struct {
 	log  *slog.Logger
 	text []string // of _croft._tcp
@@ -93,8 +93,8 @@ func (s *services) run(ctx context.Context) {
 	}
 }
 
-// register announces the services. RegisterProxy without addresses of its own makes zeroconf answer with those of the interface on
-// which it is asked.
+// register announces the services. RegisterProxy without addresses of its own makes zeroconf answer with those of the
+// interface on which it is asked.
 func (s *services) register(t target) ([]*zeroconf.Server, error) {
 	var ifaces []net.Interface
 	for index := range t.links {
@@ -111,7 +111,8 @@ func (s *services) register(t target) ([]*zeroconf.Server, error) {
 		{"_https._tcp", 443, []string{"path=/"}},
 		{"_croft._tcp", 443, s.text},
 	} {
-		server, err := zeroconf.RegisterProxy(t.name, service.typ, "local", service.port, t.name+".local.", nil, service.text, ifaces)
+		server, err := zeroconf.RegisterProxy(t.name, service.typ, "local", service.port, t.name+".local.", nil,
+			service.text, ifaces)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("announce %s: %w", service.typ, err))
 			continue

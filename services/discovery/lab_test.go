@@ -33,8 +33,8 @@ import (
 	"github.com/croft-os/croft/services/daemon"
 )
 
-// The lab joins network namespaces by a bridge and lets Avahi judge. Our side is this test's own binary, started anew in a
-// namespace, without privilege.
+// The lab joins network namespaces by a bridge and lets Avahi judge. Our side is this test's own binary, started anew
+// in a namespace, without privilege.
 const labEnv = "CROFT_TEST_DISCOVERY" // "HOSTNAME SOCKET"
 
 func TestMain(m *testing.M) {
@@ -514,8 +514,8 @@ func a6(s string) *dnsmessage.AAAAResource {
 	return &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(s).As16()}
 }
 
-// ask sends one question from a socket of the namespace, as a client without a responder does, and returns the first answer.
-// The destination is the family's group if it is not given.
+// ask sends one question from a socket of the namespace, as a client without a responder does, and returns the first
+// answer. The destination is the family's group if it is not given.
 func (n *netns) ask(fam family, port int, to string, q dnsmessage.Question) (dnsmessage.Message, error) {
 	n.lab.t.Helper()
 	var conn net.PacketConn
@@ -887,8 +887,8 @@ func TestLabMerge(t *testing.T) {
 		}
 		return nil
 	})
-	// Who gave the name up said goodbye to its services, so who kept it announces them once more: for those who listen and do
-	// not ask again.
+	// Who gave the name up said goodbye to its services, so who kept it announces them once more: for those who
+	// listen and do not ask again.
 	eventually(t, func() error {
 		if ttls := ear.ttls("_croft._tcp.local.", "croft._croft._tcp.local."); !slices.Contains(ttls, 0) || ttls[len(ttls)-1] == 0 {
 			return fmt.Errorf("times to live heard for the service: %v", ttls)

@@ -21,8 +21,8 @@ const (
 	maxFailures = 5 // looks in a row that fail
 )
 
-// watchLinks sends the interfaces that can be used: now, and whenever something may have changed (rtnetlink(7)) or again
-// asks for it, until ctx ends.
+// watchLinks sends the interfaces that can be used: now, and whenever something may have changed (rtnetlink(7)) or
+// again asks for it, until ctx ends.
 func watchLinks(ctx context.Context, log *slog.Logger, out chan<- []iface, again <-chan struct{}) error {
 	events, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
 		Groups: unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR,
@@ -132,7 +132,8 @@ func usable(links []rtnetlink.LinkMessage, addrs []rtnetlink.AddressMessage) []i
 				flags = m.Attributes.Flags
 			}
 			tentative := flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_OPTIMISTIC) == unix.IFA_F_TENTATIVE
-			if tentative || flags&(unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED|unix.IFA_F_TEMPORARY) != 0 && !prefix.Addr().Is4() {
+			const not6 = unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED | unix.IFA_F_TEMPORARY
+			if tentative || flags&not6 != 0 && !prefix.Addr().Is4() {
 				continue
 			}
 			switch a := prefix.Addr(); {

@@ -30,8 +30,8 @@ const (
 
 )
 
-// rr is one of our records. Its name and data follow from the type and the address: A and AAAA map our name to addr, PTR
-// maps addr's reverse name to our name, NSEC says which of the address types our name has.
+// rr is one of our records. Its name and data follow from the type and the address: A and AAAA map our name to addr,
+// PTR maps addr's reverse name to our name, NSEC says which of the address types our name has.
 type rr struct {
 	typ  dnsmessage.Type
 	addr netip.Addr
@@ -68,8 +68,9 @@ var (
 	errTooMany = errors.New("too many questions or records")
 )
 
-// parse reads a message and keeps what concerns host, a fully qualified name in lower case ("croft.local."), and reverse names.
-// Names with characters that dnsmessage does not take, such as a dot in a service's name, are passed over.
+// parse reads a message and keeps what concerns host, a fully qualified name in lower case ("croft.local."), and
+// reverse names. Names with characters that dnsmessage does not take, such as a dot in a service's name, are passed
+// over.
 func parse(data []byte, host string) (*message, error) {
 	if len(data) > maxPacket {
 		return nil, fmt.Errorf("message of %d bytes", len(data))
@@ -182,8 +183,8 @@ type outgoing struct {
 	flush      bool // set the cache-flush bit on records that are ours alone
 }
 
-// build makes the bytes of a message about host; has are the types that NSEC declares. A message too large for one frame
-// loses its additional records, and is an error if that does not help.
+// build makes the bytes of a message about host; has are the types that NSEC declares. A message too large for one
+// frame loses its additional records, and is an error if that does not help.
 func build(host string, has []dnsmessage.Type, o outgoing) ([]byte, error) {
 	data, err := pack(host, has, o)
 	if err == nil && len(data) > maxReply && len(o.additional) > 0 {
@@ -201,7 +202,8 @@ func pack(host string, has []dnsmessage.Type, o outgoing) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host name %q: %w", host, err)
 	}
-	b := dnsmessage.NewBuilder(make([]byte, 0, 512), dnsmessage.Header{ID: o.id, Response: o.response, Authoritative: o.response})
+	header := dnsmessage.Header{ID: o.id, Response: o.response, Authoritative: o.response}
+	b := dnsmessage.NewBuilder(make([]byte, 0, 512), header)
 	b.EnableCompression()
 	errs := []error{b.StartQuestions()}
 	for _, q := range o.questions {

@@ -85,17 +85,17 @@ type outPacket struct {
 	data []byte
 }
 
-// responder is the host responder's state machine. It has no sockets and no clock: every method is told the time, next says
-// when tick is due, and send takes what goes out. It is used by one goroutine.
+// responder is the host responder's state machine. It has no sockets and no clock: every method is told the time,
+// next says when tick is due, and send takes what goes out. It is used by one goroutine.
 //
-// The name is one for the whole box. Each path probes, announces and answers by itself; a conflict on one path makes all paths of
-// that interface probe again, and a lost name is given up everywhere.
+// The name is one for the whole box. Each path probes, announces and answers by itself; a conflict on one path makes
+// all paths of that interface probe again, and a lost name is given up everywhere.
 type responder struct {
 	send func(outPacket)
 	log  *slog.Logger
 	rand *rand.Rand
-	// machine reports whether this machine has an address at this very moment. Another program here, zeroconf for one, may use a
-	// new address before we have heard of it, which is no conflict.
+	// machine reports whether this machine has an address at this very moment. Another program here, zeroconf for
+	// one, may use a new address before we have heard of it, which is no conflict.
 	machine func(netip.Addr) bool
 
 	wanted    string // label
@@ -113,9 +113,9 @@ type responder struct {
 // link is an interface in use.
 type link struct {
 	iface
-	// epoch changes whenever DNS-SD must be announced anew here: the interface came, or somebody else claimed our name a
-	// moment ago. Giving the name up, he says goodbye to service records that look like ours (grandcat/zeroconf does), so
-	// caches lose ours.
+	// epoch changes whenever DNS-SD must be announced anew here: the interface came, or somebody else claimed our
+	// name a moment ago. Giving the name up, he says goodbye to service records that look like ours
+	// (grandcat/zeroconf does), so caches lose ours.
 	epoch     int
 	refreshAt time.Time // when the epoch is to change; zero if not
 	refreshed time.Time // when it last did
@@ -490,8 +490,8 @@ func (r *responder) rename(now time.Time, src netip.Addr) {
 	lost := r.name
 	r.tries++
 	r.setName(nextName(r.wanted, r.tries))
-	r.conflict = fmt.Sprintf("This box is reached at %s.local for now, because another device on your network already uses "+
-		"%s.local. Give one of the two a different name.", r.name, r.wanted)
+	r.conflict = fmt.Sprintf("This box is reached at %s.local for now, because another device on your network already "+
+		"uses %s.local. Give one of the two a different name.", r.name, r.wanted)
 	r.log.Warn("the name is taken", "lost", lost, "new", r.name, "owner", src)
 	at := r.firstProbe(now)
 	for _, p := range r.paths {
@@ -500,9 +500,9 @@ func (r *responder) rename(now time.Time, src netip.Addr) {
 	}
 }
 
-// tieBreak compares what somebody else who is probing for our name wants to publish with our own, section 8.2. The lexicographically
-// later set wins; the loser waits and asks again, by when the winner answers. All paths of the interface wait, lest each side
-// wins one family.
+// tieBreak compares what somebody else who is probing for our name wants to publish with our own, section 8.2. The
+// lexicographically later set wins; the loser waits and asks again, by when the winner answers. All paths of the
+// interface wait, lest each side wins one family.
 func (r *responder) tieBreak(now time.Time, p *path, theirs []record) {
 	var ours []record
 	for _, a := range p.link.addresses() {
@@ -524,7 +524,10 @@ func (r *responder) tieBreak(now time.Time, p *path, theirs []record) {
 // compareRecords orders by class, type and data (8.2). Data other than addresses is not known, and not needed: our
 // own records are addresses.
 func compareRecords(a, b record) int {
-	return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.typ, b.typ), bytes.Compare(a.addr.AsSlice(), b.addr.AsSlice()))
+	return cmp.Or(
+		cmp.Compare(a.class, b.class), cmp.Compare(a.typ, b.typ),
+		bytes.Compare(a.addr.AsSlice(), b.addr.AsSlice()),
+	)
 }
 
 // foreign reports whether any of these records of our name is not one of ours, on whichever interface: a network may be
@@ -650,8 +653,8 @@ func (p *path) fresh(now time.Time, records []rr) bool {
 	})
 }
 
-// additional is what goes with answers about the host: its other addresses, and which types it has, so that nobody waits
-// for one that does not exist (6.1, 6.2).
+// additional is what goes with answers about the host: its other addresses, and which types it has, so that nobody
+// waits for one that does not exist (6.1, 6.2).
 func (p *path) additional(answers []rr, given []record) []rr {
 	if !slices.ContainsFunc(answers, func(a rr) bool { return a.typ != dnsmessage.TypePTR }) {
 		return nil
@@ -664,7 +667,8 @@ func (p *path) additional(answers []rr, given []record) []rr {
 // known reports whether the asker has that record, with at least half of its time to live left (7.1).
 func known(a rr, given []record) bool {
 	return slices.ContainsFunc(given, func(k record) bool {
-		return k.class == dnsmessage.ClassINET && k.typ == a.typ && k.addr.IsValid() && k.addr == a.addr && k.ttl >= hostTTL/2
+		return k.class == dnsmessage.ClassINET && k.typ == a.typ && k.addr.IsValid() && k.addr == a.addr &&
+			k.ttl >= hostTTL/2
 	})
 }
 

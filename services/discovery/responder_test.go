@@ -15,8 +15,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// network is a simulated LAN with a clock of its own. What a responder sends arrives a millisecond later at all paths of the
-// same segment, the sender's included.
+// network is a simulated LAN with a clock of its own. What a responder sends arrives a millisecond later at all paths
+// of the same segment, the sender's included.
 type network struct {
 	t     *testing.T
 	now   time.Time
@@ -196,8 +196,8 @@ func (n *network) describe() []string {
 	return lines
 }
 
-// describeRR is a record as "10.0.0.1", "PTR", "NSEC(A AAAA)", with "!" for the cache-flush bit, and the time to live unless
-// it is 120.
+// describeRR is a record as "10.0.0.1", "PTR", "NSEC(A AAAA)", with "!" for the cache-flush bit, and the time to live
+// unless it is 120.
 func describeRR(r dns.RR) string {
 	h := r.Header()
 	var text string
@@ -680,8 +680,8 @@ func TestTieBreak(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce starts boxes of one name together, on lossless and on lossy networks, and demands that each ends with a name of
-// its own, and that somebody has the wanted one.
+// TestManyAtOnce starts boxes of one name together, on lossless and on lossy networks, and demands that each ends
+// with a name of its own, and that somebody has the wanted one.
 func TestManyAtOnce(t *testing.T) {
 	for seed := range uint64(150) {
 		n := newNetwork(t, seed)
@@ -734,8 +734,8 @@ func (n *network) ask(questions ...string) {
 	}
 }
 
-// TestMerge joins two networks that each have a croft.local: one keeps the name, and announces its services anew, since the
-// other says goodbye to them.
+// TestMerge joins two networks that each have a croft.local: one keeps the name, and announces its services anew,
+// since the other says goodbye to them.
 func TestMerge(t *testing.T) {
 	for seed := range uint64(100) {
 		n := newNetwork(t, seed)
@@ -963,8 +963,8 @@ func TestParseLimits(t *testing.T) {
 	}
 }
 
-// FuzzReceive hands anything to responders in every state. They must survive it, send only well-formed messages that fit in a
-// frame, at most one in reply, and nothing by unicast to other networks or to anybody but the sender.
+// FuzzReceive hands anything to responders in every state. They must survive it, send only well-formed messages that
+// fit in a frame, at most one in reply, and nothing by unicast to other networks or to anybody but the sender.
 func FuzzReceive(f *testing.F) {
 	seed := func(m *dns.Msg) {
 		data, err := m.Pack()

@@ -35,8 +35,8 @@ func newSockets(log *slog.Logger) *sockets {
 	return &sockets{log: log, in: make(chan inPacket, 64), open: map[pathKey]*socket{}}
 }
 
-// sync opens a socket for each path of these interfaces and closes the others. It returns the paths that are open; the error
-// is about those that could not be opened.
+// sync opens a socket for each path of these interfaces and closes the others. It returns the paths that are open;
+// the error is about those that could not be opened.
 func (s *sockets) sync(ifaces []iface) ([]pathKey, error) {
 	want := map[pathKey]string{}
 	for _, i := range ifaces {
@@ -130,8 +130,8 @@ func (s *sockets) read(k pathKey, c *socket) {
 	}
 }
 
-// open makes the socket of one path: port 5353 shared with other programs, member of the group, packets sent with a hop limit
-// of 255 (section 11) and seen by this machine too.
+// open makes the socket of one path: port 5353 shared with other programs, member of the group, packets sent with a
+// hop limit of 255 (section 11) and seen by this machine too.
 func open(k pathKey, device string) (*socket, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var serr error
