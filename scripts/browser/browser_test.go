@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/core"
 	"github.com/croft-os/croft/services/daemon"
+	"github.com/croft-os/croft/services/gateway"
 	"github.com/croft-os/croft/webui"
 )
 
@@ -38,7 +38,7 @@ func TestBrowser(t *testing.T) {
 	}
 	s := start(t)
 	if *serve {
-		fmt.Printf("%s/#%s\nstates: curl -d name=well %s/state\n", s.url, claimCode, s.control)
+		fmt.Printf("%s/#%s\nstates: curl -d name=well %s/state\n", s.addr, claimCode, s.control)
 		ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt)
 		defer stop()
 		<-ctx.Done()
@@ -48,32 +48,36 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
+	o := Options{
+		Dir: dir, URL: s.url, Addr: s.addr, Code: claimCode, Control: s.control, Output: os.Stdout,
+		Out: filepath.Join(dir, "..", "..", "out", "screens"),
+	}
 	var args []string
 	if *grep != "" {
 		args = []string{"--grep", *grep}
 	}
-	err = Run(ctx, Options{
-		Dir: dir, URL: s.url, Code: claimCode, Control: s.control, Output: os.Stdout,
-		Out: filepath.Join(dir, "..", "..", "out", "screens"),
-	}, args...)
-	if err != nil {
+	if err := Run(ctx, o, args...); err != nil {
 		t.Error(err)
+	}
+	if *grep == "" { // TLS changes cookies and what browsers allow, not what is on the page
+		o.URL = s.secure
+		if err := Run(ctx, o, "--grep", "takes the right one|keeps the page current|tells nothing", "--project", "phone"); err != nil {
+			t.Errorf("over TLS: %v", err)
+		}
 	}
 }
 
-// server is a box without hardware: the real core and web UI, a small stand-in for the gateway, and fakes of the
-// processes that core asks.
+// server is a box without hardware: the real core, web UI and gateway, and fakes of the processes that core asks.
 type server struct {
-	url, control string
+	url, secure   string // for the browser: plain and over TLS
+	addr, control string // for others
 
 	mu      sync.Mutex
-	name    string // of the state
 	sys     *api.System
 	net     *api.Network
 	disc    *api.Discovery
-	cut     bool // the gateway's stand-in drops every connection
 	rescues []api.RescueRequest
 }
 
@@ -125,30 +129,58 @@ func start(t *testing.T) *server {
 		}
 	})
 
-	gateway := &httputil.ReverseProxy{
-		Transport: roundTripper{we.Client("core").Transport, we.Client("webui").Transport},
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = "http", "box"
-			r.SetXForwarded()
-			// So that one test's wrong codes don't lock out the next.
-			if a := r.In.Header.Get("X-Test-Client"); a != "" {
-				r.Out.Header.Set("X-Forwarded-For", a)
-			}
-		},
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	// The real gateway finds the real core and web UI behind a proxy that lets a test choose its address, so that one
+	// test's wrong codes don't lock out the next.
+	behind := filepath.Join(dir, "gw")
+	if err := os.Mkdir(behind, 0o700); err != nil {
+		t.Fatal(err)
 	}
-	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		cut := s.cut
-		s.mu.Unlock()
-		if cut {
-			panic(http.ErrAbortHandler)
+	for _, e := range []*daemon.Env{ce, we} {
+		l, err := net.Listen("unix", filepath.Join(behind, e.Name+".sock"))
+		if err != nil {
+			t.Fatal(err)
 		}
-		gateway.ServeHTTP(w, r)
-	}))
-	front.Config.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	t.Cleanup(front.Close)
-	t.Cleanup(front.CloseClientConnections)
+		p := &httputil.ReverseProxy{
+			Transport: e.Client(e.Name).Transport,
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.Out.URL.Scheme, r.Out.URL.Host = "http", "box"
+				for _, k := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"} {
+					r.Out.Header[k] = r.In.Header[k]
+				}
+				if a := r.In.Header.Get("X-Test-Client"); a != "" {
+					r.Out.Header.Set("X-Forwarded-For", a)
+				}
+			},
+			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+		wg.Go(func() { daemon.Serve(ctx, l, p) })
+	}
+	for _, name := range []string{"network", "discovery"} {
+		if err := os.Symlink(filepath.Join(dir, name+".sock"), filepath.Join(behind, name+".sock")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ge := &daemon.Env{
+		Name: "gateway", Log: log.With("service", "gateway"), StateDir: filepath.Join(behind, "state"), SocketDir: behind,
+		Notify: func(string) {}, Listeners: map[string]net.Listener{},
+	}
+	if err := os.Mkdir(ge.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ports := map[string]string{}
+	for _, name := range []string{"http", "https"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, ports[name], _ = net.SplitHostPort(l.Addr().String())
+		ge.Listeners[name] = &cable{Listener: l, conns: map[net.Conn]struct{}{}}
+	}
+	wg.Go(func() {
+		if err := gateway.Run(ctx, ge); err != nil {
+			t.Error(err)
+		}
+	})
 	control := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/state":
@@ -156,10 +188,9 @@ func start(t *testing.T) *server {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			}
 		case "/cut":
-			s.mu.Lock()
-			s.cut = r.FormValue("on") == "yes"
-			s.mu.Unlock()
-			front.CloseClientConnections()
+			for _, l := range ge.Listeners {
+				l.(*cable).pull(r.FormValue("on") == "yes")
+			}
 		case "/rescues":
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -169,18 +200,66 @@ func start(t *testing.T) *server {
 		}
 	}))
 	t.Cleanup(control.Close)
-	s.url, s.control = front.URL, control.URL
+	// By name, as people do it: a browser trusts 127.0.0.1 with more than it does a name on the LAN.
+	s.url, s.secure = "http://croft.local:"+ports["http"], "https://croft.local:"+ports["https"]
+	s.addr, s.control = "http://127.0.0.1:"+ports["http"], control.URL
 	return s
 }
 
-// roundTripper sends the API to core and the rest to the web UI, as the gateway does.
-type roundTripper struct{ core, webui http.RoundTripper }
+// cable is a listener that can be cut off from the world: what is open ends, and what is new ends at once.
+type cable struct {
+	net.Listener
 
-func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
-	if strings.HasPrefix(r.URL.Path, "/api/") {
-		return t.core.RoundTrip(r)
+	mu     sync.Mutex
+	pulled bool
+	conns  map[net.Conn]struct{}
+}
+
+func (c *cable) Accept() (net.Conn, error) {
+	for {
+		conn, err := c.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		pulled := c.pulled
+		if !pulled {
+			conn = &plugged{conn, c}
+			c.conns[conn] = struct{}{}
+		}
+		c.mu.Unlock()
+		if !pulled {
+			return conn, nil
+		}
+		conn.Close()
 	}
-	return t.webui.RoundTrip(r)
+}
+
+func (c *cable) pull(out bool) {
+	c.mu.Lock()
+	c.pulled = out
+	open := c.conns
+	if out {
+		c.conns = map[net.Conn]struct{}{}
+	}
+	c.mu.Unlock()
+	if out {
+		for conn := range open {
+			conn.Close()
+		}
+	}
+}
+
+type plugged struct {
+	net.Conn
+	c *cable
+}
+
+func (p *plugged) Close() error {
+	p.c.mu.Lock()
+	delete(p.c.conns, p)
+	p.c.mu.Unlock()
+	return p.Conn.Close()
 }
 
 func (s *server) set(name string) error {
@@ -190,7 +269,7 @@ func (s *server) set(name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.name, s.sys, s.net, s.disc, s.rescues = name, sys, network, disc, nil
+	s.sys, s.net, s.disc, s.rescues = sys, network, disc, nil
 	return nil
 }
 

@@ -2,6 +2,10 @@ import { defineConfig } from '@playwright/test';
 
 const out = process.env.CROFT_OUT || '../../out/screens';
 
+// The browser finds the name in CROFT_URL at the address in CROFT_ADDR.
+const addr = process.env.CROFT_ADDR && process.env.CROFT_ADDR.replace(/^.*:\/\/|:\d+$/g, '');
+const resolve = addr ? [`--host-resolver-rules=MAP ${new URL(process.env.CROFT_URL).hostname} ${addr}`] : [];
+
 export default defineConfig({
   testDir: '.',
   outputDir: `${out}/failed`,
@@ -19,7 +23,7 @@ export default defineConfig({
       executablePath: process.env.CROFT_CHROMIUM || '/usr/bin/chromium',
       args: [
         '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-        '--disable-component-update', '--disable-sync',
+        '--disable-component-update', '--disable-sync', ...resolve,
       ],
     },
   },

@@ -79,8 +79,11 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	secure(h)
-	if r.TLS != nil && r.ProtoMajor < 3 {
-		h["Alt-Svc"] = altSvc
+	if r.TLS != nil {
+		h["Cross-Origin-Opener-Policy"] = sameOrigin // over plain HTTP browsers ignore it and complain
+		if r.ProtoMajor < 3 {
+			h["Alt-Svc"] = altSvc
+		}
 	}
 	if status := f.clients.begin(p.client); status != 0 {
 		// No body: nothing that a client could leave unread.
@@ -162,13 +165,12 @@ var (
 	noFeatures = []string{"camera=(), geolocation=(), microphone=(), payment=(), usb=()"}
 )
 
-// secure sets what every answer carries. There is no Strict-Transport-Security: plain HTTP on the LAN is the way back in
-// when certificates fail.
+// secure sets what every answer carries, over TLS or not. There is no Strict-Transport-Security: plain HTTP on the LAN
+// is the way back in when certificates fail.
 func secure(h http.Header) {
 	h["X-Content-Type-Options"] = nosniff
 	h["Referrer-Policy"] = referrer
 	h["X-Frame-Options"] = deny
-	h["Cross-Origin-Opener-Policy"] = sameOrigin
 	h["Cross-Origin-Resource-Policy"] = sameOrigin
 	h["Permissions-Policy"] = noFeatures
 }
