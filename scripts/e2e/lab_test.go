@@ -75,7 +75,7 @@ func (l *lab) dhcp(ns, dev, router, from, to string) {
 	l.t.Helper()
 	dir := l.t.TempDir()
 	cmd := exec.Command("ip", "netns", "exec", ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
-		"--interface="+dev, "--bind-interfaces", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-", "--user=root",
+		"--interface="+dev, "--bind-interfaces", "--dhcp-authoritative", "--log-facility=-", "--user=root",
 		"--pid-file="+filepath.Join(dir, "pid"), "--dhcp-leasefile="+filepath.Join(dir, "leases"),
 		fmt.Sprintf("--dhcp-range=%s,%s,120", from, to), "--dhcp-option=option:router,"+router)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
