@@ -24,6 +24,7 @@ import (
 
 	"github.com/croft-os/croft/hardware/clock"
 	"github.com/croft-os/croft/hardware/clock/discipline"
+	"github.com/croft-os/croft/hardware/clock/ntptest"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
 )
@@ -34,6 +35,7 @@ import (
 const (
 	labEnv     = "CROFT_NETWORK_SERVICE_LAB"
 	serviceEnv = "CROFT_NETWORK_SERVICE"
+	ntpEnv     = "CROFT_NETWORK_SERVICE_NTP"
 	labUID     = 201
 )
 
@@ -44,6 +46,16 @@ func TestMain(m *testing.M) {
 			env.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 			return Run(ctx, env, Config{Clock: stillClock{discipline.NewKernel()}})
 		}))
+	}
+	if addrs := os.Getenv(ntpEnv); addrs != "" {
+		for addr := range strings.FieldsSeq(addrs) {
+			c, err := net.ListenPacket("udp", addr+":123")
+			if err != nil {
+				panic(err)
+			}
+			go ntptest.Serve(c, 0, "")
+		}
+		select {}
 	}
 	os.Exit(m.Run())
 }
@@ -215,18 +227,15 @@ func TestLabService(t *testing.T) {
 		"mount --make-rprivate /", "mount -t tmpfs -o mode=0755 none /run", "mkdir -m 755 /run/netns /run/state /run/runtime",
 		fmt.Sprintf("chown %d /run/state /run/runtime", labUID), "cp " + os.Args[0] + " /run/service", "hostname croft",
 		"ip netns add lan", "ip -n lan link add br0 type bridge forward_delay 0", "ip -n lan addr add 192.168.77.1/24 dev br0",
-		"ip -n lan link set br0 up", "ip link add eth0 type veth peer name far netns lan", "ip -n lan link set far master br0 up",
+		"ip -n lan addr add 192.168.77.2/24 dev br0", "ip -n lan addr add 192.168.77.3/24 dev br0", "ip -n lan link set br0 up", "ip link add eth0 type veth peer name far netns lan", "ip -n lan link set far master br0 up",
 	} {
 		run(t, line)
 	}
-	dns := exec.Command("ip", "netns", "exec", "lan", "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0",
+	inLAN(t, nil, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
 		"--bind-interfaces", "--interface=br0", "--dhcp-leasefile=/run/leases", "--user=root", "--pid-file=", "--no-ping",
-		"--dhcp-range=192.168.77.100,192.168.77.150,2m", "--dhcp-option=option:dns-server,192.168.77.1")
-	dns.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := dns.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { dns.Process.Kill(); dns.Wait() }()
+		"--dhcp-range=192.168.77.100,192.168.77.150,2m", "--dhcp-option=option:dns-server,192.168.77.1",
+		"--host-record=ntp.lab.test,192.168.77.1", "--host-record=ntp.lab.test,192.168.77.2", "--host-record=ntp.lab.test,192.168.77.3")
+	inLAN(t, []string{ntpEnv + "=192.168.77.1 192.168.77.2 192.168.77.3"}, "/run/service")
 
 	p := start(t)
 	i := await(t, "dhcp", "192.168.77.0/24")
@@ -248,11 +257,24 @@ func TestLabService(t *testing.T) {
 		t.Errorf("a bad configuration: %d %s", code, body)
 	}
 	await(t, "dhcp", "192.168.77.0/24")
-	good := `{"interfaces":{"*":{"addresses":["192.168.77.9/24"],"gateway":"192.168.77.1"}},"ntp":["192.168.77.1"]}`
+	good := `{"interfaces":{"*":{"addresses":["192.168.77.9/24"],"gateway":"192.168.77.1"}},"ntp":["ntp.lab.test"]}`
 	if code, body := put(t, good); code != http.StatusNoContent {
 		t.Errorf("a good configuration: %d %s", code, body)
 	}
 	await(t, "static", "192.168.77.9/32")
+	// With a fixed address and no name server, the time server's name means nothing.
+	good = strings.Replace(good, `"gateway"`, `"dns":["192.168.77.1"],"gateway"`, 1)
+	if code, body := put(t, good); code != http.StatusNoContent {
+		t.Errorf("with a name server: %d %s", code, body)
+	}
+	for end := time.Now().Add(20 * time.Second); n.Clock.Certainty != api.ClockSure; time.Sleep(50 * time.Millisecond) {
+		if n = get(t); time.Now().After(end) {
+			t.Fatalf("never sure of the time: %+v", n.Clock)
+		}
+	}
+	if c := n.Clock; len(c.Servers) != 3 || c.LastSync.IsZero() || c.ErrorMS <= 0 || c.OffsetMS > 1000 || c.OffsetMS < -1000 {
+		t.Errorf("clock %+v", c)
+	}
 
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -274,12 +296,24 @@ func TestLabService(t *testing.T) {
 		t.Error(err)
 	}
 	stop(t, p)
-	if last, err := clock.LoadLast("/run/state/clock.json"); err != nil {
+	if last, err := clock.LoadLast("/run/state/clock.json"); err != nil || time.Since(last).Abs() > time.Minute {
 		t.Errorf("clock.json: %v, %v", last, err)
 	}
 	if entries, err := filepath.Glob("/run/*/.*-*"); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
+}
+
+// inLAN runs a program in the network behind the box's cable until the test ends.
+func inLAN(t *testing.T, env []string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("ip", append([]string{"netns", "exec", "lan"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 }
 
 // stop ends the service as the supervisor does.

@@ -2,7 +2,6 @@ package discipline
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,49 +13,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/croft-os/croft/hardware/clock/ntptest"
 )
 
 const labEnv = "CROFT_CLOCK_LAB"
 
-// ntpServer answers NTP queries (RFC 5905 section 7.3) with the machine's time plus ahead, until the test ends. With
-// a kiss it only sends that code.
+// ntpServer serves the machine's time plus ahead, or a kiss, until the test ends.
 func ntpServer(t *testing.T, addr string, ahead time.Duration, kiss string) {
 	c, err := net.ListenPacket("udp", addr+":123")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	stamp := func(b []byte) {
-		now := time.Now().Add(ahead)
-		binary.BigEndian.PutUint32(b, uint32(now.Unix()+2208988800))
-		binary.BigEndian.PutUint32(b[4:], uint32(uint64(now.Nanosecond())<<32/1e9))
-	}
-	go func() {
-		q := make([]byte, 512)
-		for {
-			n, from, err := c.ReadFrom(q)
-			if err != nil {
-				return
-			}
-			if n < 48 || q[0]&7 != 3 {
-				continue
-			}
-			r := make([]byte, 48)
-			r[0], r[1], r[2], r[3] = 4<<3|4, 2, 6, 0xe9  // version 4, server; stratum; poll; precision
-			binary.BigEndian.PutUint32(r[4:], 1<<16/100) // root delay: 10 ms
-			binary.BigEndian.PutUint32(r[8:], 1<<16/200) // root dispersion: 5 ms
-			copy(r[12:], "LAB\x00")
-			if kiss != "" {
-				r[1] = 0
-				copy(r[12:], kiss)
-			}
-			stamp(r[16:])
-			copy(r[24:], q[40:48]) // origin
-			stamp(r[32:])
-			stamp(r[40:])
-			c.WriteTo(r, from)
-		}
-	}()
+	go ntptest.Serve(c, ahead, kiss)
 }
 
 // labKernel notes what would be done to the clock.
