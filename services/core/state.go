@@ -42,14 +42,15 @@ type state struct {
 }
 
 // openState opens the database in dir, creating or migrating it. A damaged database is set aside under a dated
-// name, never deleted, and a fresh one takes its place; if no database can be written there (no directory, a full or
-// failing disk), the state is kept in memory, since a box that can be looked at beats one that can't. Both are told
-// in notices. The error is errNewer or nothing that this process can go on with.
+// name, never deleted, and a fresh one takes its place. On a full disk what is there can still be read. If there can be
+// no database at all (no directory, a failing disk), the state is kept in memory, since a box that can be looked at
+// beats one that can't. All of this is told in notices. The error is errNewer or nothing that this process can go on
+// with.
 func openState(ctx context.Context, dir string, log *slog.Logger) (*state, error) {
 	var notices []api.Notice
 	if dir != "" {
 		path := filepath.Join(dir, stateFile)
-		db, err := openDB(ctx, fileDSN(path))
+		db, err := openDB(ctx, fileDSN(path)+walMode)
 		if isDamaged(err) {
 			aside, qerr := setAside(path, time.Now())
 			log.Error("the state was damaged, starting with a fresh one", "err", err, "kept_as", aside, "set_aside_err", qerr)
@@ -59,7 +60,7 @@ func openState(ctx context.Context, dir string, log *slog.Logger) (*state, error
 				Next: "If this happens again, the card is probably failing: replace it.",
 			})
 			if err = qerr; err == nil {
-				db, err = openDB(ctx, fileDSN(path))
+				db, err = openDB(ctx, fileDSN(path)+walMode)
 			}
 		}
 		if err == nil {
@@ -71,6 +72,17 @@ func openState(ctx context.Context, dir string, log *slog.Logger) (*state, error
 		}
 		if errors.Is(err, errNewer) || ctx.Err() != nil {
 			return nil, err
+		}
+		// The journal's index is a file that a full disk has no room for; who has the database alone needs none
+		// (https://sqlite.org/wal.html#noshm).
+		if db, aloneErr := openDB(ctx, fileDSN(path)+"&_locking_mode=EXCLUSIVE"); aloneErr == nil {
+			log.Error("the state can be read, but probably not be changed", "err", err)
+			notices = append(notices, api.Notice{
+				Name: "state-full", Weight: "warn",
+				Text: "Croft can't write its settings to the disk. It can read them, but changes are lost when it restarts.",
+				Next: "Look at the disk below: it is probably full.",
+			})
+			return &state{db: db, notices: notices}, nil
 		}
 		log.Error("the state can't be kept on the disk, keeping it in memory", "err", err)
 		notices = append(notices, api.Notice{
@@ -86,10 +98,14 @@ func openState(ctx context.Context, dir string, log *slog.Logger) (*state, error
 	return &state{db: db, notices: notices}, nil
 }
 
-// fileDSN asks for what was measured to lose nothing that was acknowledged when the power is cut.
+// walMode makes a new database keep a write-ahead log, once and for all. It touches the log, so it is not for a database
+// that is to be locked first.
+const walMode = "&_journal_mode=WAL"
+
+// fileDSN, with walMode, asks for what was measured to lose nothing that was acknowledged when the power is cut.
 func fileDSN(path string) string {
 	u := url.URL{Path: path}
-	return "file:" + u.EscapedPath() + "?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_foreign_keys=1"
+	return "file:" + u.EscapedPath() + "?_synchronous=FULL&_busy_timeout=5000&_foreign_keys=1"
 }
 
 func openDB(ctx context.Context, dsn string) (*sql.DB, error) {
