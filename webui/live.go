@@ -42,6 +42,9 @@ func (s *server) getLive(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
+	for _, v := range resp.Header.Values("Set-Cookie") {
+		w.Header().Add("Set-Cookie", v)
+	}
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Time{}) // the server's is for requests
 	send := func(event, data string) bool {

@@ -109,7 +109,7 @@ func (s *server) getHealth(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *server) getSession(w http.ResponseWriter, r *http.Request) {
-	v, _, _ := s.sessions.get(r.Context(), token(r))
+	v, _ := s.sessions.get(r.Context(), token(r))
 	daemon.WriteJSON(w, http.StatusOK, v)
 }
 
@@ -225,7 +225,7 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) {
 		case b = <-changes:
 		case <-beat.C:
 		}
-		if _, _, in := s.sessions.get(r.Context(), token(r)); !in {
+		if _, in := s.sessions.get(r.Context(), token(r)); !in {
 			send("event: end\ndata: {}\n\n")
 			return
 		}
@@ -309,7 +309,7 @@ func (s *server) starting(w http.ResponseWriter) {
 // signedIn reports whether the request carries a live session, and renews its cookie when the session was renewed.
 func (s *server) signedIn(w http.ResponseWriter, r *http.Request) bool {
 	t := token(r)
-	_, renewed, ok := s.sessions.get(r.Context(), t)
+	renewed, ok := s.sessions.use(r.Context(), t)
 	if renewed {
 		setCookie(w, r, t)
 	}

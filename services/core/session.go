@@ -94,40 +94,53 @@ func (s *sessions) create(ctx context.Context) string {
 	return token
 }
 
-// get returns the session of a token. renewed says that its life was just extended, so that the cookie should be too.
-func (s *sessions) get(ctx context.Context, token string) (v api.Session, renewed, ok bool) {
-	if token == "" {
-		return v, false, false
-	}
-	h := tokenHash(sha256.Sum256([]byte(token)))
+// get returns the session of a token.
+func (s *sessions) get(ctx context.Context, token string) (v api.Session, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.all[h]
+	_, e := s.find(ctx, token)
 	if e == nil {
-		return v, false, false
+		return v, false
+	}
+	return api.Session{Created: e.created.UTC(), Expires: e.expires.UTC()}, true
+}
+
+// use notes that a session is used. renewed says that its life was just extended, so that its cookie has to be too.
+func (s *sessions) use(ctx context.Context, token string) (renewed, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, e := s.find(ctx, token)
+	if e == nil {
+		return false, false
 	}
 	t := s.now()
-	if !e.expires.After(t) {
-		s.remove(ctx, h)
-		return v, false, false
-	}
 	// By the wall clock (Round strips the monotonic reading), so that a step of the clock renews at once.
 	if d := t.Round(0).Sub(e.seen.Round(0)); d > renewEvery || d < -time.Minute {
 		e.seen, e.expires = t, t.Add(sessionLife)
 		s.save(ctx, h)
 		renewed = true
 	}
-	return api.Session{Created: e.created.UTC(), Expires: e.expires.UTC()}, renewed, true
+	return renewed, true
+}
+
+func (s *sessions) find(ctx context.Context, token string) (tokenHash, *session) {
+	if token == "" {
+		return tokenHash{}, nil
+	}
+	h := tokenHash(sha256.Sum256([]byte(token)))
+	e := s.all[h]
+	if e != nil && !e.expires.After(s.now()) {
+		s.remove(ctx, h)
+		e = nil
+	}
+	return h, e
 }
 
 // end makes a token worthless.
 func (s *sessions) end(ctx context.Context, token string) {
-	if token == "" {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h := tokenHash(sha256.Sum256([]byte(token))); s.all[h] != nil {
+	if h, e := s.find(ctx, token); e != nil {
 		s.remove(ctx, h)
 	}
 }

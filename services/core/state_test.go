@@ -40,7 +40,7 @@ func TestStateIsKept(t *testing.T) {
 		}
 		if i == 0 {
 			token = s.create(t.Context())
-		} else if _, _, ok := s.get(t.Context(), token); !ok {
+		} else if _, ok := s.get(t.Context(), token); !ok {
 			t.Errorf("start %d: the session is gone", i)
 		}
 		if err := st.check(t.Context()); err != nil {
@@ -149,7 +149,7 @@ func TestStateInMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		token := s.create(t.Context())
-		if _, _, ok := s.get(t.Context(), token); !ok {
+		if _, ok := s.get(t.Context(), token); !ok {
 			t.Errorf("%s: no session", name)
 		}
 		if told := len(st.notices) == 1; told != (dir != "") {
@@ -167,7 +167,7 @@ func TestSessionsWithoutDisk(t *testing.T) {
 	}
 	st.db.Close() // every write fails from now on, as on a full disk
 	token := s.create(t.Context())
-	if _, _, ok := s.get(t.Context(), token); !ok {
+	if _, ok := s.get(t.Context(), token); !ok {
 		t.Error("no session while the disk fails")
 	}
 	if st.check(t.Context()) == nil {
@@ -186,11 +186,15 @@ func TestSessionLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := s.create(ctx)
-	if _, renewed, ok := s.get(ctx, token); !ok || renewed {
+	if renewed, ok := s.use(ctx, token); !ok || renewed {
 		t.Errorf("just created: renewed %v, ok %v", renewed, ok)
 	}
 	now = now.Add(renewEvery + time.Minute)
-	v, renewed, ok := s.get(ctx, token)
+	if _, ok := s.get(ctx, token); !ok {
+		t.Error("looking at it ended it")
+	}
+	renewed, ok := s.use(ctx, token)
+	v, _ := s.get(ctx, token)
 	if !ok || !renewed || !v.Expires.Equal(now.Add(sessionLife)) {
 		t.Errorf("used later: renewed %v, ok %v, %v", renewed, ok, v)
 	}
@@ -210,7 +214,7 @@ func TestSessionLife(t *testing.T) {
 		}
 	}
 	now = now.Add(sessionLife)
-	if _, _, ok := s.get(ctx, token); ok {
+	if _, ok := s.get(ctx, token); ok {
 		t.Error("outlives its life")
 	}
 	var n int
@@ -233,10 +237,10 @@ func TestSessionsBounded(t *testing.T) {
 	for range maxSessions - 1 {
 		s.create(ctx)
 	}
-	if _, _, ok := s.get(ctx, first); ok || len(s.all) != maxSessions {
+	if _, ok := s.get(ctx, first); ok || len(s.all) != maxSessions {
 		t.Errorf("%d sessions, the oldest is there: %v", len(s.all), ok)
 	}
-	if _, _, ok := s.get(ctx, second); !ok {
+	if _, ok := s.get(ctx, second); !ok {
 		t.Error("the second is gone too")
 	}
 }
