@@ -62,6 +62,7 @@ func (m *Manager) apply(now time.Time) {
 		addrs, routes = append(addrs, a...), append(routes, r...)
 	}
 	changed := false
+	m.refused = time.Time{}
 	var told []string // what failed the last time
 	for _, i := range m.ifaces {
 		told = append(told, i.applied)
@@ -70,7 +71,7 @@ func (m *Manager) apply(now time.Time) {
 		}
 	}
 	failed := func(index int, err error) {
-		m.retry = now.Add(retryAfter)
+		m.retry, m.refused = now.Add(retryAfter), now
 		text := fmt.Sprintf("Croft can't set up this network port (%v). It will try again.", err)
 		if !slices.Contains(told, text) {
 			m.log.Error("can't change the network", "err", err)
@@ -233,8 +234,10 @@ func sameStatus(a, b Status) bool {
 // problem says what is wrong with an interface and what to do, or nothing. A port without a cable is a problem only
 // if no port has one.
 func (i *iface) problem(now time.Time, duplicate netip.Addr, anyCarrier bool) string {
-	if i.applied != "" {
-		return i.applied
+	for _, text := range []string{i.applied, i.upErr} {
+		if text != "" {
+			return text
+		}
 	}
 	if !i.link.Carrier {
 		if anyCarrier {

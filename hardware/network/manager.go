@@ -95,7 +95,8 @@ type Manager struct {
 	addrs   []Addr // as the kernel has them
 	routes  []Route
 	applied map[addrKey]time.Time // expiry that was set
-	retry   time.Time             // no attempt to apply before
+	retry   time.Time             // when to look again, after something failed
+	refused time.Time             // when the kernel last refused an address or route
 	saved   map[string][]byte     // last acknowledgements by MAC
 	resolv  []byte                // as written
 	ready   chan struct{}
@@ -128,6 +129,7 @@ type iface struct {
 	watched []netip.Addr
 	dhcpErr string // sentences
 	applied string
+	upErr   string
 }
 
 // New returns a manager. os is closed at the end of Run.
@@ -247,6 +249,12 @@ func (m *Manager) relist(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	if m.addrs, err = m.os.Addrs(now); err != nil {
+		return err
+	}
+	if m.routes, err = m.os.Routes(); err != nil {
+		return err
+	}
 	seen := map[int]bool{}
 	for _, l := range links {
 		if l.Loopback && !l.Up {
@@ -269,11 +277,16 @@ func (m *Manager) relist(now time.Time) error {
 			m.log.Info("managing", "interface", l.Name, "mac", l.MAC.String())
 		}
 		seen[l.Index] = true
+		was := i.upErr
+		i.upErr = ""
 		if !l.Up {
 			if err := m.os.SetUp(l.Index); err != nil {
-				m.log.Warn("can't bring up", "interface", l.Name, "err", err)
+				i.upErr = fmt.Sprintf("Croft can't switch this network port on (%v). It will try again.", err)
 				m.retry = now.Add(retryAfter)
 			}
+		}
+		if i.upErr != "" && i.upErr != was {
+			m.log.Warn("can't bring up", "interface", l.Name, "err", i.upErr)
 		}
 		had := i.link.Carrier
 		if i.link.Name != l.Name {
@@ -295,11 +308,7 @@ func (m *Manager) relist(now time.Time) error {
 			maps.DeleteFunc(m.applied, func(k addrKey, _ time.Time) bool { return k.index == index })
 		}
 	}
-	if m.addrs, err = m.os.Addrs(now); err != nil {
-		return err
-	}
-	m.routes, err = m.os.Routes()
-	return err
+	return nil
 }
 
 func (m *Manager) newIface(l Link) *iface {
@@ -353,18 +362,21 @@ func (i *iface) claims() []*claim {
 
 // plugged begins to use an interface whose carrier came.
 func (m *Manager) plugged(now time.Time, i *iface) {
-	m.log.Info("cable connected", "interface", i.link.Name)
 	if i.port == nil {
 		p, err := m.os.Open(i.link)
 		if err != nil {
-			m.log.Error("can't listen", "interface", i.link.Name, "err", err)
-			i.applied = "Croft can't use this network port: " + err.Error() + "."
+			text := fmt.Sprintf("Croft can't use this network port (%v). It will try again.", err)
+			if text != i.applied {
+				m.log.Error("can't listen", "interface", i.link.Name, "err", err)
+			}
+			i.applied = text
 			i.link.Carrier = false // tried again
 			m.retry = now.Add(retryAfter)
 			return
 		}
 		i.port = p
 	}
+	m.log.Info("cable connected", "interface", i.link.Name)
 	i.lost, i.bare = time.Time{}, now
 	i.dhcpErr = ""
 	m.restart(now, i)
@@ -390,6 +402,9 @@ func (m *Manager) restart(now time.Time, i *iface) {
 		}
 		c := newClaim(p.Addr(), i.link.MAC, paceAssigned, now)
 		c.stubborn = true
+		if slices.ContainsFunc(m.addrs, func(a Addr) bool { return a.Index == i.link.Index && a.Prefix == p }) {
+			c.hold(now) // from before a restart of the process
+		}
 		i.static = append(i.static, c)
 	}
 	if i.cfg.has4() {
@@ -479,7 +494,7 @@ func (m *Manager) step(now time.Time) {
 	for _, index := range order {
 		m.stepIface(now, m.ifaces[index])
 	}
-	if m.retry.IsZero() {
+	if m.refused.IsZero() || now.Sub(m.refused) >= retryAfter {
 		m.apply(now)
 	}
 	m.publish(now)
@@ -607,12 +622,8 @@ func (m *Manager) recall(now time.Time, i *iface) {
 	if err != nil {
 		return
 	}
-	addrs, err := m.os.Addrs(now)
-	if err != nil {
-		return
-	}
 	i.dhcp.known = l
-	for _, a := range addrs {
+	for _, a := range m.addrs {
 		if a.Index == i.link.Index && a.Prefix == l.Prefix && a.Expires.After(now) {
 			l.Expires = a.Expires
 			i.dhcp.lease, i.dhcp.known = l, nil

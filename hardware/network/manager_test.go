@@ -20,6 +20,7 @@ type fakeOS struct {
 	routes []Route
 	queue  []Event
 	broken error // of SetAddr
+	stuck  int   // an interface that can't be brought up
 	dhcp   func(*dhcpv4.DHCPv4) []*dhcpv4.DHCPv4
 	taken  []string // addresses that another device has
 	up     []int
@@ -28,7 +29,6 @@ type fakeOS struct {
 
 func (f *fakeOS) Links() ([]Link, error)          { return slices.Clone(f.links), nil }
 func (f *fakeOS) Routes() ([]Route, error)        { return slices.Clone(f.routes), nil }
-func (f *fakeOS) SetUp(i int) error               { f.up = append(f.up, i); return nil }
 func (f *fakeOS) SetRoute(r Route) error          { f.routes = append(f.routes, r); return nil }
 func (f *fakeOS) Solicit(Link) error              { return nil }
 func (f *fakeOS) Events() <-chan Event            { return nil }
@@ -43,6 +43,14 @@ func (f *fakeOS) DelAddr(a Addr) error { f.addrs = slices.DeleteFunc(f.addrs, f.
 
 func (f *fakeOS) DelRoute(r Route) error {
 	f.routes = slices.DeleteFunc(f.routes, func(x Route) bool { return x == r })
+	return nil
+}
+
+func (f *fakeOS) SetUp(i int) error {
+	f.up = append(f.up, i)
+	if i == f.stuck {
+		return errors.New("no firmware")
+	}
 	return nil
 }
 
@@ -471,5 +479,29 @@ func TestManagerRDNSS(t *testing.T) {
 	s.run(t, 601*time.Second)
 	if got := s.resolv(t); strings.Contains(got, "fd00") || !strings.Contains(got, "192.168.1.1") {
 		t.Errorf("resolv.conf: %q", got)
+	}
+}
+
+func TestManagerBrokenPort(t *testing.T) {
+	l := eth(3, "eth1")
+	l.Up, l.Carrier = false, false
+	f := &fakeOS{links: []Link{eth(2, "eth0"), l}, dhcp: dhcpServer("192.168.1.1", "192.168.1.50"), stuck: 3}
+	s := newSim(t, f, Config{})
+	s.run(t, time.Minute)
+	st := s.Status().Interfaces
+	if len(st) != 2 || !has(st[0], "192.168.1.50/32") || st[0].Problem != "" || !strings.Contains(st[1].Problem, "no firmware") {
+		t.Errorf("got %+v", st)
+	}
+	if n := len(f.up); n < 25 || n > 35 {
+		t.Errorf("%d attempts in a minute", n)
+	}
+}
+
+func TestManagerRestartStatic(t *testing.T) {
+	p := netip.MustParsePrefix("192.168.1.5/24")
+	f := &fakeOS{links: []Link{eth(2, "eth0")}, addrs: []Addr{{Index: 2, Prefix: p}}}
+	s := newSim(t, f, Config{Interfaces: map[string]Static{"*": {Addresses: []netip.Prefix{p}}}})
+	if i := s.only(t); i.Method != MethodStatic || !slices.Contains(i.Addresses, p) {
+		t.Errorf("at once: %+v", i)
 	}
 }
