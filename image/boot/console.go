@@ -81,12 +81,21 @@ func (b *Box) console(ctx context.Context) {
 	}
 }
 
-// addresses returns the box's own addresses, the most useful first.
+// addresses returns the box's own addresses on interfaces with a cable in, the most useful first.
 func addresses() []net.IP {
 	var v4, v6, local []net.IP
-	addrs, err := net.InterfaceAddrs()
+	ifs, err := net.Interfaces()
 	if err != nil {
 		return nil
+	}
+	var addrs []net.Addr
+	for _, i := range ifs {
+		if i.Flags&net.FlagRunning == 0 {
+			continue // what it was given may outlive the cable
+		}
+		if as, err := i.Addrs(); err == nil {
+			addrs = append(addrs, as...)
+		}
 	}
 	for _, a := range addrs {
 		n, ok := a.(*net.IPNet)
