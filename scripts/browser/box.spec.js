@@ -91,7 +91,7 @@ test.describe('any box @box', () => {
     await expect(page.getByRole('link', { name: 'Show the current state' })).toBeVisible();
     await page.locator('#services summary').first().click();
     await expect(page.locator('#services dl').first()).toBeVisible();
-    await page.screenshot({ path: `${process.env.CROFT_OUT || '../../out/screens'}/${dev ? 'page' : 'box'}-noscript-${info.project.name}.png`, fullPage: true });
+    await page.screenshot({ path: `${process.env.CROFT_SCREENS || '../../out/screens'}/${dev ? 'page' : 'box'}-noscript-${info.project.name}.png`, fullPage: true });
     await page.getByRole('button', { name: 'Sign out' }).click();
     await expect(page.getByLabel('Claim code')).toBeVisible();
     expect(await context.cookies()).toEqual([]);

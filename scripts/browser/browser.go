@@ -28,7 +28,7 @@ type Options struct {
 	Addr    string // the same by address, if URL has a name that this machine can't resolve
 	Code    string // its claim code
 	Control string // base URL of the test server's control; empty for a real box, which runs the tests tagged @box
-	Out     string // directory for screenshots and reports
+	Out     string // directory for screenshots and what a failed test leaves
 	Output  io.Writer
 }
 
@@ -42,7 +42,7 @@ func Run(ctx context.Context, o Options, args ...string) error {
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(o.Dir, "node_modules", ".bin", "playwright"), append([]string{"test"}, args...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = o.Dir, o.Output, o.Output
-	cmd.Env = append(os.Environ(), "CROFT_URL="+o.URL, "CROFT_ADDR="+o.Addr, "CROFT_CODE="+o.Code, "CROFT_CONTROL="+o.Control, "CROFT_OUT="+o.Out)
+	cmd.Env = append(os.Environ(), "CROFT_URL="+o.URL, "CROFT_ADDR="+o.Addr, "CROFT_CODE="+o.Code, "CROFT_CONTROL="+o.Control, "CROFT_SCREENS="+o.Out)
 	// Playwright ends its browsers on SIGINT.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	if err := cmd.Run(); err != nil {

@@ -8,7 +8,7 @@ const env = process.env;
 export const code = env.CROFT_CODE;
 export const control = env.CROFT_CONTROL;
 export const dev = !!control; // else a real box
-export const out = env.CROFT_OUT || '../../out/screens';
+export const out = env.CROFT_SCREENS || '../../out/screens';
 
 if (!env.CROFT_URL || !code) throw new Error('set CROFT_URL and CROFT_CODE');
 

@@ -1,6 +1,6 @@
 import { defineConfig } from '@playwright/test';
 
-const out = process.env.CROFT_OUT || '../../out/screens';
+const out = process.env.CROFT_SCREENS || '../../out/screens';
 
 // The browser finds the name in CROFT_URL at the address in CROFT_ADDR.
 const addr = process.env.CROFT_ADDR && process.env.CROFT_ADDR.replace(/^.*:\/\/|:\d+$/g, '');
