@@ -1,5 +1,5 @@
 // What must hold on any box, given its URL and claim code: CROFT_URL, CROFT_CODE.
-import { test, expect, check, claim, code, dev, openAll, setState, shot } from './fixtures.js';
+import { test, expect, check, claim, code, dev, openAll, out, setState, shot } from './fixtures.js';
 
 test.beforeEach(async () => { if (dev) await setState('well'); });
 
@@ -91,7 +91,7 @@ test.describe('any box @box', () => {
     await expect(page.getByRole('link', { name: 'Show the current state' })).toBeVisible();
     await page.locator('#services summary').first().click();
     await expect(page.locator('#services dl').first()).toBeVisible();
-    await page.screenshot({ path: `${process.env.CROFT_SCREENS || '../../out/screens'}/${dev ? 'page' : 'box'}-noscript-${info.project.name}.png`, fullPage: true });
+    await page.screenshot({ path: `${out}/${dev ? 'page' : 'box'}-noscript-${info.project.name}.png`, fullPage: true });
     await page.getByRole('button', { name: 'Sign out' }).click();
     await expect(page.getByLabel('Claim code')).toBeVisible();
     expect(await context.cookies()).toEqual([]);
