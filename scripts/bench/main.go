@@ -69,6 +69,7 @@ var sections = []section{
 	{"gateway", benchGateway},
 	{"size", benchSize},
 	{"boot", benchBoot},
+	{"idle", benchIdle},
 }
 
 func main() {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -14,9 +15,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
@@ -40,16 +43,21 @@ func TestMain(m *testing.M) {
 func child(dir string) error {
 	env := &daemon.Env{
 		StateDir: dir + "/state", SocketDir: dir, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Listeners: map[string]net.Listener{}, Notify: func(string) {},
+		Listeners: map[string]net.Listener{},
 	}
-	for _, name := range []string{"http", "https"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for i, name := range []string{"http", "https"} {
+		l, err := net.FileListener(os.NewFile(uintptr(3+i), name))
 		if err != nil {
 			return err
 		}
 		env.Listeners[name] = l
-		fmt.Println(l.Addr())
 	}
+	p, err := net.FilePacketConn(os.NewFile(5, "quic"))
+	if err != nil {
+		return err
+	}
+	env.Packets = map[string]net.PacketConn{"quic": p}
+	env.Notify = func(fields string) { fmt.Println(strings.ReplaceAll(fields, "\n", " ")) }
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { // ends with its parent
 		io.Copy(io.Discard, os.Stdin)
@@ -58,6 +66,85 @@ func child(dir string) error {
 	l := DefaultLimits()
 	l.Rate, l.Burst = 1_000_000, 1_000_000
 	return RunLimited(ctx, env, l)
+}
+
+// startChild starts a gateway in a process of its own, which gets env's sockets, and returns its id when it is ready.
+func startChild(t *testing.T, env *daemon.Env, attr *syscall.SysProcAttr) (pid int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+env.SocketDir)
+	cmd.SysProcAttr = attr
+	type filer interface{ File() (*os.File, error) }
+	for _, s := range []any{env.Listeners["http"], env.Listeners["https"], env.Packets["quic"]} {
+		f, err := s.(filer).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		err := cmd.Wait()
+		if err != nil || t.Failed() {
+			t.Errorf("the gateway ended with %v: %s", err, stderr.Bytes())
+		}
+	})
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || !strings.HasPrefix(line, "READY=1 ") {
+		t.Fatalf("%q %v: %s", line, err, stderr.Bytes())
+	}
+	return cmd.Process.Pid
+}
+
+// TestEmptyNetwork runs the gateway as the supervisor does: no network of its own, sockets of any address passed.
+func TestEmptyNetwork(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	env := newEnv(t)
+	serve(t, env, "webui", page)
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p, err := net.ListenPacket("udp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	env.Listeners["https"], env.Packets["quic"] = l, p
+	startChild(t, env, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET})
+	g := &running{t: t, env: env, http: env.Listeners["http"].Addr().String()}
+	g.fetchCA()
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		h3 := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: g.ca}}
+		defer h3.Close()
+		h2 := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.ca}}
+		defer h2.CloseIdleConnections()
+		for port, tr := range map[int]http.RoundTripper{
+			l.Addr().(*net.TCPAddr).Port: h2, p.LocalAddr().(*net.UDPAddr).Port: h3,
+		} {
+			c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+			if res, body := get(t, c, fmt.Sprintf("https://%s:%d/", host, port)); body != "<p>the page" {
+				t.Errorf("%s %s: %q", host, res.Proto, body)
+			}
+		}
+	}
 }
 
 // memory returns a field of /proc/PID/status in MB.
@@ -98,31 +185,8 @@ func TestMemoryUnderAttack(t *testing.T) {
 			}
 		}
 	})
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+env.SocketDir)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the gateway ended with %v: %s", err, stderr.Bytes())
-		}
-	})
-	var plain, secure string
-	if _, err := fmt.Fscan(stdout, &plain, &secure); err != nil {
-		t.Fatalf("%v: %s", err, stderr.Bytes())
-	}
+	pid := startChild(t, env, nil)
+	plain, secure := env.Listeners["http"].Addr().String(), env.Listeners["https"].Addr().String()
 
 	limits := DefaultLimits()
 	flood := func(n int, addr string, attack func(net.Conn)) (done func()) {
@@ -232,7 +296,7 @@ func TestMemoryUnderAttack(t *testing.T) {
 	} {
 		t.Run(a.name, func(t *testing.T) {
 			done := flood(limits.Conns, a.addr, a.attack)
-			t.Logf("now %.1f MB, highest so far %.1f MB", memory(t, cmd.Process.Pid, "VmRSS"), memory(t, cmd.Process.Pid, "VmHWM"))
+			t.Logf("now %.1f MB, highest so far %.1f MB", memory(t, pid, "VmRSS"), memory(t, pid, "VmHWM"))
 			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 4, 1)}}
 			c := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
 			eventually(t, "another client is served", func() bool {
@@ -246,7 +310,7 @@ func TestMemoryUnderAttack(t *testing.T) {
 			done()
 		})
 	}
-	if peak := memory(t, cmd.Process.Pid, "VmHWM"); peak > 120 {
+	if peak := memory(t, pid, "VmHWM"); peak > 120 {
 		t.Errorf("the process grew to %.1f MB", peak)
 	}
 }
