@@ -47,6 +47,17 @@ func testMain(m *testing.M) (int, error) {
 		}
 		defer os.RemoveAll(dir)
 		program = filepath.Join(dir, "service")
+		for _, dir := range []string{"sandbox", "probe", "testdata/service"} { // go test's cache notes what is looked at
+			sources, err := os.ReadDir(dir)
+			if err != nil {
+				return 0, err
+			}
+			for _, s := range sources {
+				if _, err := os.Stat(filepath.Join(dir, s.Name())); err != nil {
+					return 0, err
+				}
+			}
+		}
 		cmd := exec.Command("go", "build", "-o", program, "./testdata/service")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -229,6 +240,7 @@ func TestProcessIsConfined(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newReal(t)
+			giveAway(t)
 			a := do("a", "confined="+r.run, "ready", "wait")
 			a.State, a.Runtime = true, true
 			tc.change(&a)
@@ -286,6 +298,24 @@ func TestProcessIsConfined(t *testing.T) {
 			}
 		})
 	}
+}
+
+// giveAway gives the test's process what its children would inherit.
+func giveAway(t *testing.T) {
+	t.Helper()
+	groups, err := syscall.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fds [2]int
+	if err := errors.Join(syscall.Setgroups([]int{testUID}), syscall.Pipe(fds[:])); err != nil { // without O_CLOEXEC
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(syscall.Setgroups(groups), syscall.Close(fds[0]), syscall.Close(fds[1])); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // checkMounts looks at what the process can write, execute and use as a device.
