@@ -252,7 +252,7 @@ func TestLabLease(t *testing.T) {
 		w.router("--dhcp-range=192.168.77.100,192.168.77.150,2m", "--dhcp-option=option:classless-static-route,0.0.0.0/0,192.168.77.1,10.9.0.0/16,192.168.77.2")
 		began := time.Now()
 		stop := w.start(Options{})
-		i := w.await("a lease", "eth0", 10*time.Second, leased(home))
+		i := w.await("a lease", "eth0", 20*time.Second, leased(home))
 		t.Logf("lease after %v", time.Since(began))
 		if i.Gateway.String() != "192.168.77.1" || i.Server.String() != "192.168.77.1" || i.Problem != "" {
 			t.Errorf("got %+v", i)
@@ -282,9 +282,9 @@ func TestLabLease(t *testing.T) {
 
 		// A restarted process goes on with the same address, which never leaves the interface.
 		stop()
-		w.eventually("the address stays", time.Second, w.kernelHas("ip -4 addr show eth0", addr.String()))
+		w.eventually("the address stays", 15*time.Second, w.kernelHas("ip -4 addr show eth0", addr.String()))
 		w.start(Options{})
-		i = w.await("the address after a restart", "eth0", 5*time.Second, leased(home))
+		i = w.await("the address after a restart", "eth0", 15*time.Second, leased(home))
 		if !slices.Contains(i.Addresses, addr) {
 			t.Errorf("%v became %v", addr, i.Addresses)
 		}
@@ -297,8 +297,8 @@ func TestLabRenewAndExpire(t *testing.T) {
 		w.plug("eth0")
 		stop := w.router()
 		w.start(Options{leaseScale: 0.1}) // 2 minutes become 12 s
-		first := w.await("a lease", "eth0", 10*time.Second, leased(home))
-		second := w.await("a renewal", "eth0", 10*time.Second, func(i InterfaceStatus) bool {
+		first := w.await("a lease", "eth0", 20*time.Second, leased(home))
+		second := w.await("a renewal", "eth0", 20*time.Second, func(i InterfaceStatus) bool {
 			return i.LeaseEnd.Sub(first.LeaseEnd) > 3*time.Second
 		})
 		if !slices.Equal(first.Addresses, second.Addresses) {
@@ -306,7 +306,7 @@ func TestLabRenewAndExpire(t *testing.T) {
 		}
 		stop()
 		w.await("expiry", "eth0", 20*time.Second, func(i InterfaceStatus) bool { return !has(i, home) && i.Method != MethodDHCP })
-		w.eventually("no route", 2*time.Second, w.kernelLacks("ip route", "192.168.77"))
+		w.eventually("no route", 15*time.Second, w.kernelLacks("ip route", "192.168.77"))
 		if strings.Contains(w.resolv(), "nameserver") {
 			t.Errorf("resolv.conf still is %q", w.resolv())
 		}
@@ -371,8 +371,8 @@ func TestLabTwoServers(t *testing.T) {
 			"192.168.88.1": w.dnsmasq("rival", "eth0", "--dhcp-range=192.168.88.100,192.168.88.150,2m"),
 		}
 		w.start(Options{leaseScale: 0.1})
-		first := w.await("a lease", "eth0", 10*time.Second, func(i InterfaceStatus) bool { return i.Method == MethodDHCP })
-		w.await("a renewal by the same server", "eth0", 10*time.Second, func(i InterfaceStatus) bool {
+		first := w.await("a lease", "eth0", 20*time.Second, func(i InterfaceStatus) bool { return i.Method == MethodDHCP })
+		w.await("a renewal by the same server", "eth0", 20*time.Second, func(i InterfaceStatus) bool {
 			return i.LeaseEnd.Sub(first.LeaseEnd) > 3*time.Second && i.Server == first.Server &&
 				slices.Equal(i.Addresses, first.Addresses)
 		})
@@ -390,7 +390,7 @@ func TestLabConflict(t *testing.T) {
 		w.host("squatter", "192.168.77.100/24")
 		w.router("--dhcp-range=192.168.77.100,192.168.77.150,2m", "--dhcp-sequential-ip")
 		w.start(Options{})
-		i := w.await("the conflict", "eth0", 10*time.Second, func(i InterfaceStatus) bool {
+		i := w.await("the conflict", "eth0", 20*time.Second, func(i InterfaceStatus) bool {
 			return strings.Contains(i.Problem, "192.168.77.100")
 		})
 		if has(i, home) {
@@ -409,16 +409,16 @@ func TestLabCable(t *testing.T) {
 		w.plug("eth0")
 		w.router()
 		w.start(Options{})
-		first := w.await("a lease", "eth0", 10*time.Second, leased(home))
+		first := w.await("a lease", "eth0", 20*time.Second, leased(home))
 
 		w.cable("eth0", "down")
-		w.await("no carrier", "eth0", 5*time.Second, func(i InterfaceStatus) bool {
+		w.await("no carrier", "eth0", 15*time.Second, func(i InterfaceStatus) bool {
 			return !i.Carrier && strings.Contains(i.Problem, "cable")
 		})
-		w.eventually("no default route", 2*time.Second, w.kernelLacks("ip route", "default"))
+		w.eventually("no default route", 15*time.Second, w.kernelLacks("ip route", "default"))
 		time.Sleep(2 * time.Second) // so that the lease's end tells the old from the new
 		w.cable("eth0", "up")
-		i := w.await("the same lease at once", "eth0", 5*time.Second, func(i InterfaceStatus) bool {
+		i := w.await("the same lease at once", "eth0", 15*time.Second, func(i InterfaceStatus) bool {
 			return i.Carrier && leased(home)(i) && i.LeaseEnd.After(first.LeaseEnd)
 		})
 		if !slices.Equal(i.Addresses, first.Addresses) {
@@ -431,7 +431,7 @@ func TestLabCable(t *testing.T) {
 			t.Errorf("resolv.conf still is %q", w.resolv())
 		}
 		w.cable("eth0", "up")
-		w.await("a lease again", "eth0", 10*time.Second, func(i InterfaceStatus) bool {
+		w.await("a lease again", "eth0", 20*time.Second, func(i InterfaceStatus) bool {
 			return leased(home)(i) && slices.Contains(i.Addresses, first.Addresses[0])
 		})
 	})
@@ -445,9 +445,9 @@ func TestLabHotPlug(t *testing.T) {
 		w.run("ip link add br9 type bridge")
 		w.run("ip tuntap add tap9 mode tap")
 		w.plug("eth0")
-		w.await("the first", "eth0", 10*time.Second, leased(home))
+		w.await("the first", "eth0", 20*time.Second, leased(home))
 		w.plug("usb0")
-		w.await("the second", "usb0", 10*time.Second, leased(home))
+		w.await("the second", "usb0", 20*time.Second, leased(home))
 		if st := w.m.Status(); len(st.Interfaces) != 2 {
 			t.Errorf("manages %+v", st.Interfaces)
 		}
@@ -456,7 +456,7 @@ func TestLabHotPlug(t *testing.T) {
 			t.Errorf("the default route is %q", first)
 		}
 		w.run("ip link del eth0")
-		w.eventually("it is gone", 5*time.Second, func() bool { return len(w.m.Status().Interfaces) == 1 })
+		w.eventually("it is gone", 15*time.Second, func() bool { return len(w.m.Status().Interfaces) == 1 })
 		w.run("ping -c1 -W2 192.168.77.1")
 	})
 }
@@ -473,20 +473,20 @@ func TestLabStatic(t *testing.T) {
 			}}}
 		}
 		w.start(Options{Config: static("192.168.77.5/24")})
-		i := w.await("the address", "eth0", 5*time.Second, func(i InterfaceStatus) bool {
+		i := w.await("the address", "eth0", 15*time.Second, func(i InterfaceStatus) bool {
 			return i.Method == MethodStatic && has(i, "192.168.77.5/32") && has(i, "fd00:77::5/128")
 		})
 		if i.Gateway.String() != "192.168.77.1" || i.Problem != "" || !strings.HasSuffix(w.resolv(), "\nnameserver 9.9.9.9\n") {
 			t.Errorf("got %+v, %q", i, w.resolv())
 		}
-		w.eventually("the route", 2*time.Second, w.kernelHas("ip route", "default via 192.168.77.1 dev eth0"))
+		w.eventually("the route", 15*time.Second, w.kernelHas("ip route", "default via 192.168.77.1 dev eth0"))
 		w.run("ping -c1 -W2 192.168.77.1")
 
 		w.host("squatter", "192.168.77.6/24")
 		if err := w.m.Configure(t.Context(), static("192.168.77.6/24")); err != nil {
 			t.Fatal(err)
 		}
-		i = w.await("the conflict", "eth0", 5*time.Second, func(i InterfaceStatus) bool {
+		i = w.await("the conflict", "eth0", 15*time.Second, func(i InterfaceStatus) bool {
 			return strings.Contains(i.Problem, "Another device") && strings.Contains(i.Problem, "192.168.77.6")
 		})
 		if has(i, "192.168.77.0/24") {
@@ -497,7 +497,7 @@ func TestLabStatic(t *testing.T) {
 		if err := w.m.Configure(t.Context(), Config{}); err != nil {
 			t.Fatal(err)
 		}
-		i = w.await("DHCP instead", "eth0", 10*time.Second, leased(home))
+		i = w.await("DHCP instead", "eth0", 20*time.Second, leased(home))
 		if has(i, "fd00:77::5/128") {
 			t.Errorf("still has %v", i.Addresses)
 		}
@@ -527,7 +527,7 @@ func TestLabIPv6(t *testing.T) {
 		stop := w.daemon("lan", radvd...)
 		w.start(Options{})
 		w.await("an address by SLAAC", "eth0", 15*time.Second, func(i InterfaceStatus) bool { return has(i, "fd77::/64") })
-		w.eventually("the name servers", 10*time.Second, func() bool {
+		w.eventually("the name servers", 20*time.Second, func() bool {
 			return strings.HasSuffix(w.resolv(), "\nnameserver fd77::53\nnameserver fe80::53%eth0\n")
 		})
 		// Without announcements they expire; what is announced later counts.
@@ -535,7 +535,7 @@ func TestLabIPv6(t *testing.T) {
 		w.eventually("their expiry", 15*time.Second, func() bool { return !strings.Contains(w.resolv(), "nameserver") })
 		write("RDNSS fd77::54 { AdvRDNSSLifetime 8; };")
 		w.daemon("lan", radvd...)
-		w.eventually("the other name server", 10*time.Second, func() bool {
+		w.eventually("the other name server", 20*time.Second, func() bool {
 			return strings.HasSuffix(w.resolv(), "\nnameserver fd77::54\n")
 		})
 	})
