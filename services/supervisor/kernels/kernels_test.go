@@ -80,6 +80,17 @@ func firstTest(out []byte) []byte {
 // initramfs builds the programs for an architecture and packs them.
 func initramfs(t *testing.T, arch string) string {
 	t.Helper()
+	for _, dir := range []string{"..", "../sandbox", "../probe", "../journal", "../service", "../testdata/service"} {
+		sources, err := filepath.Glob(dir + "/*.go") // go test's cache notes what a test looks at
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range sources {
+			if _, err := os.Stat(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	dir := t.TempDir()
 	for _, args := range [][]string{
 		{"build", "-o", "init", "./testdata/init"},
