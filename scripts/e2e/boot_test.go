@@ -3,14 +3,15 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/scripts/browser"
 	"github.com/croft-os/croft/scripts/qemu"
 	"github.com/croft-os/croft/services/api"
 )
@@ -55,7 +56,7 @@ func testUEFI(t *testing.T, board string) {
 	}
 	code, ca := b.code(), b.authority()
 	if board == qemu.PC {
-		browser(t, b, code)
+		chromium(t, b, code)
 	}
 	strangers(t, b)
 
@@ -108,35 +109,51 @@ func strangers(t *testing.T, b *box) {
 	}
 }
 
-// browser lets Chromium use the box's page on a phone's screen.
-func browser(t *testing.T, b *box, code string) {
+// chromium lets Chromium use the box's page on a phone's screen.
+func chromium(t *testing.T, b *box, code string) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	port, err := b.vm.Port(ctx, "tcp", 80)
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir, err := filepath.Abs(filepath.Join("..", "browser"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err != nil {
-		ci := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund")
-		ci.Dir, ci.Env = dir, append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1")
-		if out, err := ci.CombinedOutput(); err != nil {
-			t.Fatalf("npm ci: %v\n%s", err, out)
-		}
+	var out strings.Builder
+	err = browser.Run(ctx, browser.Options{
+		Dir: dir, URL: fmt.Sprintf("http://127.0.0.1:%d", port), Code: code, Out: t.TempDir(), Output: &out,
+	}, "--project", "phone")
+	t.Logf("%s", out.String())
+	if err != nil {
+		t.Error(err)
 	}
-	http, err := b.vm.Port(ctx, "tcp", 80)
+}
+
+// TestPi starts the Pi image's kernel and root in QEMU's Raspberry Pi 3, which has no firmware to start them.
+func TestPi(t *testing.T) {
+	t.Parallel()
+	img := image(t, qemu.Pi)
+	kernel, err := qemu.DirectPi(t.Context(), img, t.TempDir(), layout.SlotA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, "npx", "playwright", "test", "--grep", "@box")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CROFT_URL=http://127.0.0.1:"+itoa(http), "CROFT_CODE="+code, "CI=1")
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Errorf("playwright: %v", err)
+	b := start(t, qemu.Options{
+		Board: qemu.Pi, Kernel: kernel, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}},
+	})
+	s := b.up()
+	if s.System.Board.ID != qemu.Pi || !strings.Contains(s.System.Board.Model, "Raspberry Pi 3") {
+		t.Errorf("the box takes itself for %+v", s.System.Board)
 	}
-	if strings.Contains(string(out), "No tests found") {
-		t.Error("there are no @box tests")
+	if err := grown(s); err != nil {
+		t.Error(err)
+	}
+	for _, g := range s.System.Gaps {
+		t.Logf("gap: %s: %s (%s)", g.Name, g.Text, g.Detail)
+		if g.Name == "memory-limit" || g.Name == "cpu-limit" {
+			t.Errorf("the Pi's kernel can do this: %s", g.Detail)
+		}
 	}
 }

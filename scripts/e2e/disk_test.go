@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -15,8 +14,6 @@ import (
 	"github.com/croft-os/croft/scripts/faults"
 	"github.com/croft-os/croft/scripts/qemu"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 // run runs a foreign program and returns what it says, also in the error.
 func run(ctx context.Context, name string, args ...string) (string, error) {

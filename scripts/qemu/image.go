@@ -68,6 +68,42 @@ func Direct(ctx context.Context, image, dir string, slot layout.Slot, extra ...s
 	return k, nil
 }
 
+// DirectPi does for the Pi's image what the Pi 3's firmware does: it takes kernel, device tree and command line from a slot's
+// boot partition. The device tree loses what QEMU's raspi3b does not have or do, and with it the kernel's driver of the
+// watchdog, which hangs there.
+func DirectPi(ctx context.Context, image, dir string, slot layout.Slot) (*Kernel, error) {
+	l := layout.Pi()
+	at := fmt.Sprintf("%s@@%d", image, l.Partition(l.Boot[slot]).Start)
+	k := &Kernel{Path: filepath.Join(dir, "vmlinuz"), DTB: filepath.Join(dir, "bcm2710-rpi-3-b.dtb")}
+	for _, name := range []string{"vmlinuz", "bcm2710-rpi-3-b.dtb", "cmdline.txt"} {
+		if err := tool(ctx, "mcopy", "-n", "-i", at, "::/"+name, filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	for _, node := range []string{
+		"/soc/mailbox@7e00b840", "/soc/firmware/virtgpio", "/soc/serial@7e201000", "/soc/serial@7e201000/bluetooth",
+	} {
+		if err := tool(ctx, "fdtput", "-t", "s", k.DTB, node, "status", "disabled"); err != nil {
+			return nil, err
+		}
+	}
+	if err := tool(ctx, "fdtput", k.DTB, "/soc/mmc@7e202000", "brcm,force-pio"); err != nil {
+		return nil, err
+	}
+	own, err := exec.CommandContext(ctx, "fdtget", k.DTB, "/chosen", "bootargs").Output()
+	if err != nil {
+		return nil, fmt.Errorf("kernel arguments of %s: %w", k.DTB, err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "cmdline.txt"))
+	if err != nil {
+		return nil, err
+	}
+	// The firmware puts the device tree's arguments before the file's, and the console's name for "serial0".
+	line := strings.ReplaceAll(strings.TrimSpace(string(b)), "console=serial0,", "console=ttyS0,")
+	k.Cmdline = strings.TrimSpace(string(own)) + " " + line + " initcall_blacklist=bcm2835_wdt_driver_init"
+	return k, nil
+}
+
 // tool runs a foreign program, and gives what it said in the error.
 func tool(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)

@@ -223,15 +223,16 @@ func (vm *VM) args() ([]string, error) {
 		args = append(args, fw...)
 	}
 	for i, d := range o.Disks {
-		args = append(args, "-blockdev", d.blockdev(fmt.Sprintf("disk%d", i)))
-		switch {
-		case o.Board == Pi && i == 0:
-			args = append(args, "-device", "sd-card,drive=disk0")
-		case d.USB:
-			args = append(args, "-device", d.device("usb-storage,removable=on", i))
-		default:
-			args = append(args, "-device", d.device("virtio-blk-pci", i))
+		if o.Board == Pi && i == 0 { // the machine makes the card itself
+			args = append(args, "-drive", fmt.Sprintf("if=sd,format=%s,file=%s", d.format(), escape(d.Path)))
+			continue
 		}
+		args = append(args, "-blockdev", d.blockdev(fmt.Sprintf("disk%d", i)))
+		model := "virtio-blk-pci"
+		if d.USB {
+			model = "usb-storage,removable=on"
+		}
+		args = append(args, "-device", d.device(model, i))
 	}
 	for i, n := range o.NICs {
 		args = append(args, "-netdev", n.netdev(i))
@@ -240,6 +241,9 @@ func (vm *VM) args() ([]string, error) {
 			model = "usb-net"
 		}
 		dev := fmt.Sprintf("%s,netdev=net%d,id=nic%d", model, i, i)
+		if n.MAC == "" && o.Board == Pi {
+			n.MAC = fmt.Sprintf("b8:27:eb:00:00:%02x", i) // QEMU's, with the local bit, makes the kernel name it otherwise
+		}
 		if n.MAC != "" {
 			dev += ",mac=" + n.MAC
 		}
