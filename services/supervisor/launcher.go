@@ -270,16 +270,13 @@ func (l *launcher) start(u *unit) (process, error) {
 	output := make(chan struct{})
 	go func() {
 		defer close(output)
-		copyLines(l.Journal.Writer(u.decl.Name), pr)
+		w := l.Journal.Writer(u.decl.Name)
+		io.Copy(w, pr) // until all that could write have ended
+		w.Close()
 		pr.Close()
 	}()
 	go p.wait(output)
 	return p, nil
-}
-
-func copyLines(w io.WriteCloser, r io.Reader) {
-	io.Copy(struct{ io.Writer }{w}, struct{ io.Reader }{r})
-	w.Close()
 }
 
 // namespaces returns the clone flags for a service, as far as the kernel has such namespaces.

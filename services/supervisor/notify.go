@@ -97,7 +97,8 @@ func listenNotify(path string) (*notifySocket, error) {
 
 // receive hands on messages until ctx ends or the socket is closed, at most 100 a second: whoever sends more waits.
 func (n *notifySocket) receive(ctx context.Context, to chan<- message) {
-	buf, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	buf := make([]byte, maxMessage)
+	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred)) // no room for descriptors: the kernel drops those
 	for ctx.Err() == nil {
 		size, oobn, _, _, err := n.conn.ReadMsgUnix(buf, oob)
 		if errors.Is(err, net.ErrClosed) {

@@ -68,8 +68,9 @@ type real struct {
 	stop           func()
 }
 
-// testUID is the first of the uids that the tests' services have.
-const testUID = 61_000
+// testUID is the first of the uids that the tests' services have. It differs from that of a test that runs beside
+// this one.
+var testUID = uint32(100_000 + os.Getpid()%10_000*200)
 
 // do declares a service that does these things.
 func do(name string, things ...string) Service {
@@ -308,7 +309,7 @@ func giveAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	var fds [2]int
-	if err := errors.Join(syscall.Setgroups([]int{testUID}), syscall.Pipe(fds[:])); err != nil { // without O_CLOEXEC
+	if err := errors.Join(syscall.Setgroups([]int{int(testUID)}), syscall.Pipe(fds[:])); err != nil { // without O_CLOEXEC
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -631,7 +632,36 @@ func TestForeignNotification(t *testing.T) {
 	if _, err := c.Write([]byte("READY=1\nSTATUS=forged")); err != nil {
 		t.Fatal(err)
 	}
+	// Nor can anybody fill the supervisor's table of descriptors.
+	f, err := os.CreateTemp(t.TempDir(), "sent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serr error
+	if err := raw.Control(func(fd uintptr) {
+		serr = unix.Sendmsg(int(fd), []byte("STATUS=x"), unix.UnixRights(int(f.Fd())), nil, 0)
+	}); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
 	time.Sleep(200 * time.Millisecond)
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := 0
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == f.Name() {
+			open++
+		}
+	}
+	if open != 1 {
+		t.Errorf("the sent file is open %d times", open)
+	}
 	if s := r.await("a", api.StateStarting); s.Status != "" {
 		t.Errorf("%+v", s)
 	}
