@@ -43,26 +43,29 @@ func (b *Box) mounts() (string, error) {
 
 // sysctls that every box gets; a name that the kernel lacks is passed over.
 var sysctls = map[string]string{
-	"kernel.panic":                               "10", // a kernel that panics restarts
-	"kernel.panic_on_oops":                       "1",
-	"kernel.printk":                              "4 4 1 4", // the console is for people
-	"kernel.kptr_restrict":                       "2",
-	"kernel.dmesg_restrict":                      "1",
-	"kernel.yama.ptrace_scope":                   "2",
-	"kernel.unprivileged_bpf_disabled":           "1",
-	"net.core.rmem_max":                          "7500000", // what QUIC asks for
-	"net.core.wmem_max":                          "7500000",
-	"net.core.bpf_jit_harden":                    "2",
-	"net.ipv4.conf.all.rp_filter":                "2",
-	"net.ipv4.conf.all.accept_redirects":         "0",
-	"net.ipv6.conf.all.accept_redirects":         "0",
-	"net.ipv4.icmp_ignore_bogus_error_responses": "1",
-	"fs.protected_hardlinks":                     "1",
-	"fs.protected_symlinks":                      "1",
-	"fs.protected_fifos":                         "2",
-	"fs.protected_regular":                       "2",
-	"vm.dirty_background_bytes":                  "4194304",
-	"vm.dirty_bytes":                             "16777216",
+	"kernel.panic":                                  "10", // a kernel that panics restarts
+	"kernel.panic_on_oops":                          "1",
+	"kernel.printk":                                 "4 4 1 4", // the console is for people
+	"kernel.kptr_restrict":                          "2",
+	"kernel.dmesg_restrict":                         "1",
+	"kernel.yama.ptrace_scope":                      "2",
+	"kernel.unprivileged_bpf_disabled":              "1",
+	"net.core.rmem_max":                             "7500000", // what QUIC asks for
+	"net.core.wmem_max":                             "7500000",
+	"net.core.bpf_jit_harden":                       "2",
+	"net.ipv4.conf.all.rp_filter":                   "2",
+	"net.ipv4.conf.all.arp_announce":                "2", // several cables in one network: answer for what is on the port
+	"net.ipv4.conf.all.arp_ignore":                  "1",
+	"net.ipv4.conf.all.ignore_routes_with_linkdown": "1",
+	"net.ipv4.conf.all.accept_redirects":            "0",
+	"net.ipv6.conf.all.accept_redirects":            "0",
+	"net.ipv4.icmp_ignore_bogus_error_responses":    "1",
+	"fs.protected_hardlinks":                        "1",
+	"fs.protected_symlinks":                         "1",
+	"fs.protected_fifos":                            "2",
+	"fs.protected_regular":                          "2",
+	"vm.dirty_background_bytes":                     "4194304",
+	"vm.dirty_bytes":                                "16777216",
 }
 
 // setName sets the host name and brings the loopback interface up.
