@@ -123,7 +123,6 @@ func english() catalogue {
 		"concern.network":       "The network needs a look",
 		"concern.network.next":  "Check the network cable and the router.",
 		"concern.clock":         "The time may be wrong",
-		"concern.clock.next":    "Check that your router reaches the internet.",
 		"concern.phase":         "Starting up did not go as it should",
 		"concern.phase.why":     "The step “%s” ended with an error.",
 		"concern.phase.next":    "Turn the box off and on. The details are below, under “Start”.",
@@ -200,9 +199,15 @@ func english() catalogue {
 		"service.next":     "Next try in",
 		"service.apart":    "Kept apart",
 
-		"apart.unknown": "Not tested yet",
-		"apart.yes":     "Yes: all %d tests held",
-		"apart.no":      "Not fully. This did not hold:",
+		"apart.unknown":   "Not tested yet",
+		"apart.yes.one":   "Yes: %d test held",
+		"apart.yes.other": "Yes: all %d tests held",
+		"apart.no":        "Not fully. This did not hold:",
+		"apart.granted":   "It may, because it has to: %s",
+
+		"probe.raw-socket": "send raw packets",
+		"probe.network":    "reach the network",
+		"probe.set-clock":  "set the clock",
 
 		"boot.title":   "Start",
 		"boot.took":    "Ready in %.1f seconds",

@@ -65,6 +65,7 @@ type serviceView struct {
 	Facts                   []fact
 	Apart                   string
 	Open                    []string // tests of its confinement that did not hold
+	Granted                 string   // what it may do because it has to
 }
 
 type bootView struct {
@@ -103,7 +104,7 @@ func (c catalogue) view(b *api.Box, scheme string) *boxView {
 		Up:     c.s("head.up", c.duration(ms(s.UptimeMS))),
 		Reach:  c.reach(b, scheme),
 		Vitals: c.vitals(b),
-		Boot:   c.boot(s.Phases),
+		Boot:   c.boot(s),
 	}
 	concerns := c.concerns(b)
 	if len(concerns) > 0 {
@@ -335,18 +336,28 @@ func (c catalogue) service(s api.Service) serviceView {
 	}
 	add("service.restarts", restarts)
 	add("service.exit", s.LastExit)
-	switch {
-	case s.Confined == nil:
+	if s.Confined == nil {
 		v.Apart = c.s("apart.unknown")
-	case s.Confined.OK:
-		v.Apart = c.s("apart.yes", len(s.Confined.Probes))
-	default:
-		v.Apart = c.s("apart.no")
-		for _, p := range s.Confined.Probes {
-			if !p.Held && !p.Granted {
-				v.Open = append(v.Open, strings.TrimSuffix(p.Name+": "+p.Note, ": "))
-			}
+		return v
+	}
+	held := 0
+	var granted []string
+	for _, p := range s.Confined.Probes {
+		switch {
+		case p.Held:
+			held++
+		case p.Granted:
+			granted = append(granted, c.or("probe."+p.Name, p.Name))
+		default:
+			v.Open = append(v.Open, strings.TrimSuffix(p.Name+": "+p.Note, ": "))
 		}
+	}
+	if len(granted) > 0 {
+		v.Granted = c.s("apart.granted", strings.Join(granted, ", "))
+	}
+	v.Apart = c.n("apart.yes", held)
+	if !s.Confined.OK {
+		v.Apart = c.s("apart.no")
 		if v.Tone == toneOK {
 			v.Tone = toneLook
 		}
@@ -371,21 +382,44 @@ func serviceTone(state string, critical bool) string {
 	return toneLook
 }
 
-func (c catalogue) boot(phases []api.Phase) bootView {
+// boot shows the steps of the start and, after them, when each service was ready for the first time.
+func (c catalogue) boot(s *api.System) bootView {
+	steps := slices.Clone(s.Phases)
+	begun := int64(0)
+	for _, p := range steps {
+		begun = max(begun, p.StartMS) // the services are the last step
+	}
+	running := len(steps) == 0
+	for _, v := range s.Services {
+		p := api.Phase{Name: "service." + v.Name, Title: c.or("service."+v.Name, v.Title), StartMS: begun, TookMS: -1}
+		switch v.State {
+		case api.StateRunning, api.StateDone:
+			if v.Restarts > 0 {
+				continue // when it was ready first is not known any more
+			}
+			p.TookMS = max(0, (s.UptimeMS-v.SinceMS-begun+25)/50*50) // the two clocks are not read in the same instant
+		case api.StateWaiting, api.StateStarting:
+			if ms(s.UptimeMS) > startGrace {
+				continue
+			}
+		default:
+			continue
+		}
+		steps = append(steps, p)
+	}
 	var end int64
-	running := false
-	for _, p := range phases {
+	for _, p := range steps {
 		end = max(end, p.StartMS+max(p.TookMS, 0))
 		running = running || p.TookMS < 0
 	}
 	v := bootView{Text: c.s("boot.took", float64(end)/1000)}
-	if running || len(phases) == 0 {
+	if running {
 		v.Text = c.s("boot.running")
 	}
-	for _, p := range phases {
+	for _, p := range steps {
 		pv := phaseView{Title: c.or("phase."+p.Name, p.Title), Took: c.s("boot.open"), Note: p.Note, Error: p.Error}
 		if end > 0 {
-			pv.X = math.Min(99, 100*float64(p.StartMS)/float64(end))
+			pv.X = math.Max(0, math.Min(99, 100*float64(p.StartMS)/float64(end)))
 			pv.Width = 100 - pv.X
 			if p.TookMS >= 0 {
 				pv.Width = math.Max(1, math.Min(pv.Width, 100*float64(p.TookMS)/float64(end)))
@@ -516,7 +550,7 @@ func (c catalogue) concerns(b *api.Box) []concern {
 			}
 		}
 		if n.Clock.Certainty == api.ClockUnsure && up > clockGrace {
-			add(toneLook, c.s("concern.clock"), n.Clock.Text, c.s("concern.clock.next"))
+			add(toneLook, c.s("concern.clock"), n.Clock.Text, "") // the text ends with what to do
 		}
 	}
 	for _, n := range b.Notices {

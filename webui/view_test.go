@@ -3,6 +3,7 @@ package webui
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -103,7 +104,7 @@ func TestConcerns(t *testing.T) {
 		if got := c.concerns(b); len(got) != tt.count {
 			t.Errorf("%s: %d concerns: %+v", tt.name, len(got), got)
 		}
-		if tt.count > 0 && v.Head.Next == "" {
+		if tt.count > 0 && v.Head.Next == "" && tt.name != "clock unsure" {
 			t.Errorf("%s: no next step", tt.name)
 		}
 	}
@@ -157,13 +158,68 @@ func TestWords(t *testing.T) {
 
 func TestBoot(t *testing.T) {
 	c := english()
-	v := c.boot([]api.Phase{{Title: "One", StartMS: 1000, TookMS: 500}, {Title: "Two", StartMS: 1500, TookMS: 500, Error: "x"}})
-	if v.Text != "Ready in 2.0 seconds" || v.Phases[0].X != 50 || v.Phases[0].Width != 25 || v.Phases[1].X != 75 {
-		t.Errorf("%+v", v)
+	ran := api.Service{Title: "Web page", State: api.StateRunning, SinceMS: 7000}
+	restarted, starting := ran, ran
+	restarted.Restarts, starting.State = 1, api.StateStarting
+	for _, tt := range []struct {
+		name string
+		sys  api.System
+		text string
+		bars string
+	}{
+		{"none", api.System{}, "Still starting", ""},
+		{"steps", api.System{Phases: []api.Phase{
+			{Title: "One", StartMS: 1000, TookMS: 500}, {Title: "Two", StartMS: 1500, TookMS: 500, Error: "x"},
+		}}, "Ready in 2.0 seconds", "One 50+25 0.5 s, Two 75+25 0.5 s"},
+		{"a step runs", api.System{Phases: []api.Phase{{Title: "One", StartMS: 1000, TookMS: -1}}}, "Still starting", "One 99+1 running"},
+		{"services", api.System{
+			UptimeMS: 9000, Phases: []api.Phase{{Title: "Services", StartMS: 1000, TookMS: 10}},
+			Services: []api.Service{ran, restarted, {State: api.StateCrashing}},
+		}, "Ready in 2.0 seconds", "Services 50+1 0.0 s, Web page 50+50 1.0 s"},
+		{"a service starts", api.System{
+			UptimeMS: 2000, Phases: []api.Phase{{Title: "Services", StartMS: 1000, TookMS: 10}}, Services: []api.Service{starting},
+		}, "Still starting", "Services 99+1 0.0 s, Web page 99+1 running"},
+		{"a service starts again, much later", api.System{
+			UptimeMS: 9e6, Phases: []api.Phase{{Title: "Services", StartMS: 1000, TookMS: 1000}}, Services: []api.Service{starting},
+		}, "Ready in 2.0 seconds", "Services 50+50 1.0 s"},
+	} {
+		v := c.boot(&tt.sys)
+		var bars []string
+		for _, p := range v.Phases {
+			bars = append(bars, fmt.Sprintf("%s %.0f+%.0f %s", p.Title, p.X, p.Width, p.Took))
+		}
+		if got := strings.Join(bars, ", "); v.Text != tt.text || got != tt.bars {
+			t.Errorf("%s: %q %q", tt.name, v.Text, got)
+		}
 	}
-	v = c.boot([]api.Phase{{Title: "One", StartMS: 1000, TookMS: -1}})
-	if v.Text != "Still starting" || v.Phases[0].Took != "running" {
-		t.Errorf("%+v", v)
+}
+
+func TestConfined(t *testing.T) {
+	c := english()
+	held, granted, open := api.Probe{Name: "mount", Held: true}, api.Probe{Name: "raw-socket", Granted: true}, api.Probe{Name: "ptrace", Note: "traced"}
+	for _, tt := range []struct {
+		name     string
+		confined *api.Confined
+		tone     string
+		apart    string
+		granted  string
+		open     string
+	}{
+		{"not tested", nil, toneOK, "Not tested yet", "", ""},
+		{"all held", &api.Confined{OK: true, Probes: []api.Probe{held, held}}, toneOK, "Yes: all 2 tests held", "", ""},
+		{
+			"one granted", &api.Confined{OK: true, Probes: []api.Probe{held, granted}}, toneOK, "Yes: 1 test held",
+			"It may, because it has to: send raw packets", "",
+		},
+		{
+			"one open", &api.Confined{Probes: []api.Probe{held, granted, open}}, toneLook, "Not fully. This did not hold:",
+			"It may, because it has to: send raw packets", "ptrace: traced",
+		},
+	} {
+		v := c.service(api.Service{State: api.StateRunning, Confined: tt.confined})
+		if v.Tone != tt.tone || v.Apart != tt.apart || v.Granted != tt.granted || strings.Join(v.Open, " ") != tt.open {
+			t.Errorf("%s: %+v", tt.name, v)
+		}
 	}
 }
 
@@ -206,7 +262,7 @@ func TestCatalogue(t *testing.T) {
 	}
 	// Keys put together at run time.
 	for _, prefix := range []string{
-		"state.", "clock.", "slot.", "net.", "service.", "gate.", "rescue.", "notfound.", "method.", "cross-origin.", "toolarge.", "error.",
+		"state.", "clock.", "probe.", "slot.", "net.", "service.", "gate.", "rescue.", "notfound.", "method.", "cross-origin.", "toolarge.", "error.",
 	} {
 		for key := range c {
 			if strings.HasPrefix(key, prefix) {
