@@ -103,24 +103,30 @@ func (l *lab) dhcp(ns, dev, router, from, to string) {
 	})
 }
 
-// in runs f on a thread that is in the namespace.
+// in runs f on a thread that is in the namespace. The thread is put back, not ended: QEMU's life hangs on the thread that
+// started it.
 func (l *lab) in(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		fd, err := unix.Open(filepath.Join("/run/netns", l.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- err
-			return
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(own)
+	theirs, err := unix.Open(filepath.Join("/run/netns", l.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(theirs)
+	if err := unix.Setns(theirs, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", l.name, err)
+	}
+	defer func() {
+		if err := unix.Setns(own, unix.CLONE_NEWNET); err != nil {
+			panic(fmt.Sprintf("leave %s: %v", l.name, err)) // this thread must not go on
 		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", l.name, err)
-			return
-		}
-		done <- f()
 	}()
-	return <-done
+	return f()
 }
 
 // dialer dials ports of the box from the LAN.

@@ -178,6 +178,13 @@ func TestCrash(t *testing.T) {
 			if !bytes.Equal(got, content(t, again)) {
 				t.Fatalf("cut %d, seed %d: not reproducible", n, seed)
 			}
+			part, err := CrashPart(rand.New(rand.NewPCG(seed, uint64(n))), base, events, n, 8192, 4096)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got[8192:12288], content(t, part)[8192:12288]) {
+				t.Fatalf("cut %d, seed %d: the part differs", n, seed)
+			}
 			for s := range want {
 				b := got[s*SectorSize : (s+1)*SectorSize]
 				v := binary.BigEndian.Uint16(b)
