@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"html/template"
@@ -221,18 +223,28 @@ func (f *front) problem(w http.ResponseWriter, r *http.Request, status int, titl
 		return
 	}
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Content-Security-Policy", pagePolicy())
 	w.WriteHeader(status)
-	refresh := ""
-	if status == http.StatusServiceUnavailable && r.Method != http.MethodPost {
-		refresh = `<meta http-equiv="refresh" content="3"><p role="status">This page tries again by itself every few seconds.</p>`
+	refresh, again := "", ""
+	if status == http.StatusServiceUnavailable && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		refresh = `<meta http-equiv="refresh" content="3">`
+		again = `<p role="status">This page tries again by itself every few seconds.</p>`
 	}
-	io.WriteString(w, `<!doctype html><html lang="en"><meta charset="utf-8">`+
-		`<meta name="viewport" content="width=device-width,initial-scale=1"><title>Croft</title>`+
-		`<style>:root{color-scheme:light dark}body{font:17px/1.5 system-ui,sans-serif;max-width:33em;margin:12vh auto;padding:0 20px}`+
-		`h1{font-size:1.4em;line-height:1.25}</style><h1>`+template.HTMLEscapeString(title)+`</h1><p>`+
-		template.HTMLEscapeString(detail)+`</p>`+refresh)
+	io.WriteString(w, `<!doctype html><html lang="en"><head><meta charset="utf-8">`+
+		`<meta name="viewport" content="width=device-width,initial-scale=1">`+refresh+
+		`<title>Croft</title><style>`+pageStyle+`</style></head><body><main><h1>`+
+		template.HTMLEscapeString(title)+`</h1><p>`+template.HTMLEscapeString(detail)+`</p>`+again+`</main></body></html>`)
 }
+
+const pageStyle = `:root{color-scheme:light dark}body{font:17px/1.5 system-ui,sans-serif;max-width:33em;margin:12vh auto;` +
+	`padding:0 20px}h1{font-size:1.4em;line-height:1.25}`
+
+// pagePolicy is the Content-Security-Policy of the gateway's own pages.
+var pagePolicy = sync.OnceValue(func() string {
+	sum := sha256.Sum256([]byte(pageStyle))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+})
 
 // serveCA gives away the certificate of the box's own authority: DER, RFC 2585 and what browsers expect of it.
 func (f *front) serveCA(w http.ResponseWriter, r *http.Request) {
