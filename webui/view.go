@@ -304,7 +304,9 @@ func (c catalogue) vitals(b *api.Box) []vitalView {
 	if n := b.Network; n != nil {
 		clock.Word, clock.Text, clock.Tone = c.or("clock."+n.Clock.Certainty, n.Clock.Certainty), n.Clock.Text, toneOK
 		if n.Clock.Certainty == api.ClockUnsure {
-			clock.Tone = toneLook
+			if clock.Tone = toneWait; ms(b.System.UptimeMS) > clockGrace {
+				clock.Tone = toneLook
+			}
 		}
 	}
 	return append(out, clock)
