@@ -22,7 +22,7 @@ import (
 //
 // Format: the kernel's Documentation/filesystems/ext4/journal.rst and super.rst.
 func Recover(path string) (note string, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_EXCL, 0) // on a mounted partition: EBUSY
 	if err != nil {
 		return "", fmt.Errorf("recover: %w", err)
 	}
@@ -164,7 +164,8 @@ func openJournal(f io.ReaderAt, size int64) (*journal, error) {
 	if _, err := f.ReadAt(sb, 1024); err != nil {
 		return nil, fmt.Errorf("superblock: %w", err)
 	}
-	if !ourGeometry(sb) {
+	const needsRecovery = 0x4
+	if !ourGeometry(sb) || binary.LittleEndian.Uint32(sb[0x60:])&needsRecovery == 0 {
 		return nil, errLeave
 	}
 	gd := make([]byte, 64)

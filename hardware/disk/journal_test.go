@@ -3,10 +3,15 @@ package disk
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // seedImage writes the seed to a file.
@@ -73,6 +78,9 @@ func save(t *testing.T, path string, b []byte) {
 
 // TestRecover compares the replay with that of e2fsck.
 func TestRecover(t *testing.T) {
+	for _, name := range []string{"E2FSCK_TIME", "E2FSPROGS_FAKE_TIME"} { // or two runs in different seconds differ
+		t.Setenv(name, "1750000000")
+	}
 	img := seedImage(t)
 	if note, err := Recover(img); note != "" || err != nil {
 		t.Fatalf("with an empty journal: %q, %v", note, err)
@@ -169,6 +177,53 @@ func TestRecoverSuperblock(t *testing.T) {
 	if note, err := Recover(img); note != "" || err != nil || !bytes.Equal(read(t, img), b) {
 		t.Errorf("a damaged superblock: %q, %v", note, err)
 	}
+}
+
+// TestRecoverLeavesDropped checks that a journal which somebody decided to drop stays dropped: without the flag in the
+// superblock the kernel does not replay it either, and what it holds may be older than what is on the medium.
+func TestRecoverLeavesDropped(t *testing.T) {
+	img := seedImage(t)
+	journalled(t, img)
+	tool(t, "", "debugfs", "-w", "-R", "feature -needs_recovery", img)
+	before := read(t, img)
+	if note, err := Recover(img); note != "" || err != nil {
+		t.Errorf("%q, %v", note, err)
+	}
+	if !bytes.Equal(read(t, img), before) {
+		t.Error("a dropped journal was replayed")
+	}
+}
+
+// TestRecoverRefusesMounted checks that nothing is written below a mounted file system.
+func TestRecoverRefusesMounted(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	img := seedImage(t)
+	loop := strings.TrimSpace(tool(t, "", "losetup", "--find", "--show", img))
+	t.Cleanup(func() { tool(t, "", "losetup", "-d", loop) })
+	dir := t.TempDir()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for ever: the thread's mount namespace ends with it
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			t.Error(err)
+			return
+		}
+		if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), Mount(loop, dir)); err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Unmount(dir, 0)
+		if _, err := Recover(loop); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("Recover of a mounted file system: %v", err)
+		}
+		if err := Format(loop, func(float64) {}); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("Format of a mounted file system: %v", err)
+		}
+	}()
+	<-done
 }
 
 // FuzzReplay changes bytes of a journal: whatever stands there, only blocks of the partition may be written, and
