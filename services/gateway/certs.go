@@ -47,6 +47,7 @@ type certs struct {
 	names sync.Mutex // guards what follows
 	known subjects
 	extra []netip.Addr // addresses that a client reached the box at
+	doubt int          // how many updates in a row found the clock unsure
 }
 
 func newCerts(stateDir string, lookup func(context.Context) subjects, now func() time.Time, log *slog.Logger) (*certs, error) {
@@ -234,10 +235,11 @@ func (c *certs) reachedAt(addr netip.Addr) {
 	c.extra = append(slices.Clone(c.extra[max(0, len(c.extra)-7):]), addr)
 }
 
-// complete replaces the certificate if it can't be served, or if it lacks a name or address of the box.
+// complete replaces the certificate if it can't be served, if it lacks a name or address of the box, or if its life does
+// not suit what is known of the time.
 func (c *certs) complete(ctx context.Context) {
 	s := c.subjects()
-	if !slices.ContainsFunc(s.DNS, func(n string) bool { return c.match(n) == nil }) &&
+	if c.suits(s.Sure) && !slices.ContainsFunc(s.DNS, func(n string) bool { return c.match(n) == nil }) &&
 		!slices.ContainsFunc(s.IPs, func(a netip.Addr) bool { return c.match(a.String()) == nil }) {
 		return
 	}
@@ -245,6 +247,24 @@ func (c *certs) complete(ctx context.Context) {
 		c.log.Error("no certificate", "err", err)
 	}
 }
+
+// suits reports whether the certificate's life does: short while the time is known; long once it has been unknown for
+// so many updates that nobody may be about to tell it, as clients know the time better.
+func (c *certs) suits(sure bool) bool {
+	cert := c.current()
+	if cert == nil {
+		return false
+	}
+	long := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore) > leafLife+2*backdate
+	c.names.Lock()
+	defer c.names.Unlock()
+	if long {
+		return !sure
+	}
+	return sure || c.doubt < patience
+}
+
+const patience = 5
 
 // refresh asks what the box is called now; what does not answer leaves things as they were.
 func (c *certs) refresh(ctx context.Context) {
@@ -267,6 +287,11 @@ func (c *certs) update(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refresh(ctx)
+	c.names.Lock()
+	if c.doubt++; c.known.Sure {
+		c.doubt = 0
+	}
+	c.names.Unlock()
 	c.complete(ctx)
 }
 
