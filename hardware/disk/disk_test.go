@@ -347,6 +347,50 @@ func FuzzReadSuperblock(f *testing.F) {
 	})
 }
 
+// TestTwins plugs drives in and out: twins are found, and no drive is read twice.
+func TestTwins(t *testing.T) {
+	sys, dev := t.TempDir(), t.TempDir()
+	put := func(name, from string, seq int) {
+		t.Helper()
+		dir := filepath.Join(sys, "block", name)
+		os.MkdirAll(dir, 0o755)
+		os.WriteFile(filepath.Join(dir, "size"), []byte("32768\n"), 0o644)
+		os.WriteFile(filepath.Join(dir, "diskseq"), fmt.Appendln(nil, seq), 0o644)
+		tool(t, "", "cp", from, filepath.Join(dev, name))
+	}
+	a, b := gptImage(t, 16*mib), gptImage(t, 16*mib)
+	put("sda", a, 1)
+	put("sdb", b, 2)
+	var twins Twins
+	find := func(want ...string) {
+		t.Helper()
+		if got := twins.Find(sys, dev, Disk{Name: "sda"}, layout.GPT); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("found %q, want %q", got, want)
+		}
+	}
+	find()
+	put("sdc", a, 3)
+	find("sdc")
+	os.Remove(filepath.Join(dev, "sdc")) // what is known is not read again
+	find("sdc")
+	put("sdc", b, 4) // another one in its place
+	find()
+	put("sdc", a, 5)
+	os.WriteFile(filepath.Join(sys, "block/sdc/size"), []byte("0\n"), 0o644) // a reader without a card
+	find()
+}
+
+func TestErrorCount(t *testing.T) {
+	sys := t.TempDir()
+	os.MkdirAll(filepath.Join(sys, "fs/ext4/sda4"), 0o755)
+	os.WriteFile(filepath.Join(sys, "fs/ext4/sda4/errors_count"), []byte("3\n"), 0o644)
+	for name, want := range map[string]int64{"sda4": 3, "sdb4": 0} {
+		if got := ErrorCount(sys, Partition{Name: name}); got != want {
+			t.Errorf("%s: %d, want %d", name, got, want)
+		}
+	}
+}
+
 func TestRootID(t *testing.T) {
 	a, b := gptImage(t, 16*mib), gptImage(t, 16*mib)
 	clone := filepath.Join(t.TempDir(), "clone")

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -91,8 +92,8 @@ func Check(ctx context.Context, path string, size int64, progress func(float64))
 		}
 	}
 	if err == nil {
-		if int64(sb.Blocks)*sb.BlockSize > size {
-			bad("The file system is larger (%d bytes) than its partition (%d bytes).", int64(sb.Blocks)*sb.BlockSize, size)
+		if sb.Blocks > uint64(size/sb.BlockSize) {
+			bad("The file system is larger (%d blocks of %d bytes) than its partition (%d bytes).", sb.Blocks, sb.BlockSize, size)
 		}
 		if sb.Errors {
 			bad("The box recorded errors in the file system while it ran.")
@@ -168,6 +169,12 @@ func SetUUID(target string, uuid [16]byte) error {
 		return fmt.Errorf("set the file system's id: %w", e)
 	}
 	return nil
+}
+
+// ErrorCount returns how many errors the kernel has recorded in the ext4 file system on a mounted partition since it was
+// last repaired, in earlier starts too (Documentation/ABI/testing/sysfs-fs-ext4). sys is where sysfs is mounted.
+func ErrorCount(sys string, p Partition) int64 {
+	return readInt(filepath.Join(sys, "fs/ext4", p.Name, "errors_count"))
 }
 
 // Usage returns the size and the free bytes of the file system mounted at target, and whether it is read-only.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/croft-os/croft/hardware/board"
 	"github.com/croft-os/croft/hardware/clock"
+	"github.com/croft-os/croft/hardware/disk"
 	"github.com/croft-os/croft/hardware/power"
 	"github.com/croft-os/croft/hardware/watchdog"
 	"github.com/croft-os/croft/services/api"
@@ -58,7 +59,7 @@ type Release struct {
 	Board   string `json:"board"`
 }
 
-// Box is the running box. Its fields below mu are read by the console and the control socket.
+// Box is the running box. The console, the watchdog and the control socket read the fields below mu while phases run.
 type Box struct {
 	cfg     Config
 	log     *slog.Logger
@@ -66,22 +67,30 @@ type Box struct {
 	release Release
 	cmdline map[string]string
 	dog     *watchdog.Watchdog
-	data    *volume
-	sup     *supervisor.Supervisor
 	end     chan string // "reboot" or "poweroff"
+	twins   disk.Twins  // of findGaps only
+	ownGaps slow[[]api.Gap]
+	pss     slow[int64]
 
-	mu      sync.Mutex
-	phases  []api.Phase
-	ownGaps []api.Gap
-	gapsAt  time.Duration // since boot
-	rescue  *api.Rescue   // nil in normal mode
-	ident   identity
-	vitals  vitals
+	mu     sync.Mutex
+	phases []api.Phase
+	data   *volume
+	sup    *supervisor.Supervisor
+	rescue *api.Rescue // nil in normal mode
+	ident  identity
+}
+
+func newBox(cfg Config) *Box {
+	return &Box{
+		cfg: cfg, end: make(chan string, 1),
+		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
+		pss:     slow[int64]{every: 10 * time.Second},
+	}
 }
 
 // Main runs the box; it returns only if the kernel refuses to restart or switch off.
 func Main(cfg Config) error {
-	b := &Box{cfg: cfg, end: make(chan string, 1)}
+	b := newBox(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	b.phase("kernel", "Kernel started", func() (string, error) { return "", nil })
@@ -223,25 +232,25 @@ func (b *Box) inRescue() bool {
 
 // System returns all that PID 1 knows of the box.
 func (b *Box) System() api.System {
-	v, gaps := b.readVitals(), b.gaps()
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	s := api.System{
-		Name: defaultName, ID: b.ident.ID, Version: b.release.Version,
+		Name: defaultName, Version: b.release.Version,
 		Board:    api.Board{ID: b.release.Board, Model: board.Model("/proc", "/sys"), Arch: runtime.GOARCH},
 		Slot:     b.cmdline["croft.slot"],
 		Mode:     api.ModeNormal,
 		UptimeMS: sinceBoot().Milliseconds(),
-		Phases:   append([]api.Phase(nil), b.phases...),
-		Gaps:     gaps,
-		Vitals:   v,
+		Gaps:     b.gaps(),
+		Vitals:   b.readVitals(),
 	}
+	b.mu.Lock()
+	s.ID, s.Phases = b.ident.ID, slices.Clone(b.phases)
 	if b.rescue != nil {
 		r := *b.rescue
 		s.Mode, s.Rescue = api.ModeRescue, &r
 	}
-	if b.sup != nil {
-		s.Services = b.sup.Services()
+	sup := b.sup
+	b.mu.Unlock()
+	if sup != nil { // outside the lock: it measures processes
+		s.Services = sup.Services()
 	}
 	return s
 }

@@ -19,12 +19,14 @@ import (
 	"github.com/croft-os/croft/services/supervisor/journal"
 )
 
-func newBox() *Box {
-	return &Box{log: slog.New(slog.DiscardHandler), journal: journal.New(), end: make(chan string, 1)}
+func testBox() *Box {
+	b := newBox(Config{})
+	b.log, b.journal = slog.New(slog.DiscardHandler), journal.New()
+	return b
 }
 
 func TestPhase(t *testing.T) {
-	b := newBox()
+	b := testBox()
 	b.log = nil
 	b.phase("good", "Good", func() (string, error) { return "note", nil })
 	b.phase("bad", "Bad", func() (string, error) { return "", errors.New("no such thing") })
@@ -131,7 +133,7 @@ func TestRender(t *testing.T) {
 }
 
 func TestControl(t *testing.T) {
-	b := newBox()
+	b := testBox()
 	b.ident = identity{ID: "id", Claim: "ABCD-EFGH"}
 	h := b.control(context.Background())
 	call := func(method, path, body string) (int, string) {
@@ -177,7 +179,7 @@ func TestControl(t *testing.T) {
 
 // TestRescueActions holds the rules of the rescue page's actions: one at a time, none without a partition.
 func TestRescueActions(t *testing.T) {
-	b := newBox()
+	b := testBox()
 	b.rescue = &api.Rescue{Code: "no-partition"}
 	for _, action := range []string{"check", "start-over"} {
 		if err := b.act(context.Background(), action); err == nil {

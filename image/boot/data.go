@@ -34,6 +34,17 @@ type volume struct {
 	part  disk.Partition
 }
 
+// volume returns what is known of the data partition, nil before it was found.
+func (b *Box) volume() *volume {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.data == nil {
+		return nil
+	}
+	v := *b.data
+	return &v
+}
+
 // rescueError says why there is no data partition to use, in words for the owner and for the record.
 type rescueError struct {
 	code, text string

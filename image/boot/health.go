@@ -145,20 +145,12 @@ func (b *Box) takeDown(action string) error {
 	return power.Restart()
 }
 
-// gapsEvery is how often the box looks again for what it can't drive: devices come and go.
-const gapsEvery = time.Minute
-
 // gaps says what the running kernel can't enforce or drive, found by trying.
 func (b *Box) gaps() []api.Gap {
+	own := b.ownGaps.get(b.findGaps)
 	b.mu.Lock()
-	sup, own, at := b.sup, b.ownGaps, b.gapsAt
+	sup := b.sup
 	b.mu.Unlock()
-	if now := sinceBoot(); at == 0 || now-at > gapsEvery {
-		own = b.findGaps()
-		b.mu.Lock()
-		b.ownGaps, b.gapsAt = own, now
-		b.mu.Unlock()
-	}
 	if sup == nil {
 		return own
 	}
@@ -186,11 +178,12 @@ func (b *Box) findGaps() []api.Gap {
 	if w, _ := filepath.Glob("/sys/class/ieee80211/*"); len(w) == 0 {
 		add("info", "wifi", "The box can't use Wi-Fi; it needs a network cable.", "no /sys/class/ieee80211")
 	}
-	b.mu.Lock()
-	vol := b.data
-	b.mu.Unlock()
-	if vol != nil {
-		for _, name := range disk.Twins("/sys", vol.disk, vol.table) {
+	if vol := b.volume(); vol != nil {
+		if n := disk.ErrorCount("/sys", vol.part); n > 0 {
+			add("warn", "data-errors", "The box found errors on its data partition: the card or disk may be wearing out. Copy what you need, then replace it.",
+				fmt.Sprintf("%d errors recorded on %s", n, vol.part.Name))
+		}
+		for _, name := range b.twins.Find("/sys", "/dev", vol.disk, vol.table) {
 			add("warn", "twin", "A second Croft card or disk is plugged in; at the next start the box may start from that one. Unplug the one you don't need.",
 				name+" has the same root id as "+vol.disk.Name)
 		}
@@ -205,29 +198,18 @@ func (b *Box) findGaps() []api.Gap {
 	return gaps
 }
 
-// vitals caches what is expensive to measure.
-type vitals struct {
-	pss int64
-	at  time.Duration // since boot
-}
-
 func (b *Box) readVitals() api.Vitals {
 	v := api.Vitals{CPUs: runtime.NumCPU(), Load1: sensors.Load1("/proc")}
 	v.MemTotal, v.MemAvailable = sensors.Memory("/proc")
+	v.PSS = b.pss.get(func() int64 { return sensors.PSS("/proc") })
 	if t, ok := sensors.Temperature("/sys"); ok {
 		v.Temperature = &t
 	}
 	if low, ok := sensors.UnderVoltage("/sys"); ok {
 		v.UnderVoltage = &low
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if now := sinceBoot(); b.vitals.at == 0 || now-b.vitals.at > 10*time.Second {
-		b.vitals.pss, b.vitals.at = sensors.PSS("/proc"), now
-	}
-	v.PSS = b.vitals.pss
-	if b.data != nil && b.rescue == nil {
-		d := api.Disk{Device: b.data.part.Name, Model: b.data.disk.Model}
+	if vol := b.volume(); vol != nil && !b.inRescue() {
+		d := api.Disk{Device: vol.part.Name, Model: vol.disk.Model}
 		d.Size, d.Free, d.ReadOnly, _ = disk.Usage(dataDir)
 		v.Data = &d
 	}
