@@ -79,30 +79,42 @@ type subjects struct {
 var _ certmagic.Issuer = (*authority)(nil)
 
 // openAuthority reads the authority from the file, or makes a new one if there is none, if it is damaged or if it
-// ends soon. If the file can't be written, the authority lives as long as the process. file is "" for memory only.
+// ends soon. If the file can't be read or written, the authority lives as long as the process, and the file stays as
+// it is. file is "" for memory only.
 func openAuthority(file string, now func() time.Time, log *slog.Logger) (*authority, error) {
-	if file != "" {
+	keep := file != ""
+	if keep {
 		cert, key, err := readAuthority(file)
 		switch {
 		case err == nil && now().Before(cert.NotAfter.Add(-caRenew)):
 			return &authority{cert: cert, key: key, now: now}, nil
 		case err == nil:
 			log.Warn("the box's certificate authority ends soon, making a new one", "end", cert.NotAfter)
-		case !errors.Is(err, fs.ErrNotExist):
-			log.Warn("the box's certificate authority is unreadable, making a new one", "err", err)
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, errDamaged):
+			log.Warn("the box's certificate authority is damaged, making a new one", "err", err)
+			if err := os.Rename(file, file+".damaged"); err != nil {
+				log.Warn("can't put the damaged one aside", "err", err)
+			}
+		default:
+			log.Error("can't read the box's certificate authority, using another one for now", "err", err)
+			keep = false
 		}
 	}
 	a, pair, err := newAuthority(now)
 	if err != nil {
 		return nil, err
 	}
-	if file != "" {
+	if keep {
 		if err := writeFile(file, pair); err != nil {
 			log.Warn("can't keep the new certificate authority beyond this run", "err", err)
 		}
 	}
 	return a, nil
 }
+
+// errDamaged says that what was read is no authority of ours.
+var errDamaged = errors.New("damaged")
 
 func readAuthority(file string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	data, err := os.ReadFile(file)
@@ -112,25 +124,25 @@ func readAuthority(file string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	certBlock, rest := pem.Decode(data)
 	keyBlock, _ := pem.Decode(rest)
 	if certBlock == nil || keyBlock == nil {
-		return nil, nil, fmt.Errorf("%s: not a certificate and a key in PEM", file)
+		return nil, nil, fmt.Errorf("%w: %s: not a certificate and a key in PEM", errDamaged, file)
 	}
 	cert, err := x509.ParseCertificate(certBlock.Bytes)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: certificate: %w", file, err)
+		return nil, nil, fmt.Errorf("%w: %s: certificate: %w", errDamaged, file, err)
 	}
 	anyKey, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: key: %w", file, err)
+		return nil, nil, fmt.Errorf("%w: %s: key: %w", errDamaged, file, err)
 	}
 	key, ok := anyKey.(*ecdsa.PrivateKey)
 	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, nil, fmt.Errorf("%s: certificate and key do not belong together", file)
+		return nil, nil, fmt.Errorf("%w: %s: certificate and key do not belong together", errDamaged, file)
 	}
 	if err := cert.CheckSignatureFrom(cert); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", file, err)
+		return nil, nil, fmt.Errorf("%w: %s: %w", errDamaged, file, err)
 	}
 	if !cert.PermittedDNSDomainsCritical || len(cert.SubjectKeyId) < 8 {
-		return nil, nil, fmt.Errorf("%s: no authority of ours", file)
+		return nil, nil, fmt.Errorf("%w: %s: no authority of ours", errDamaged, file)
 	}
 	return cert, key, nil
 }

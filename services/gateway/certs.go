@@ -193,14 +193,14 @@ func (c *certs) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	if err == nil && cert != nil && cert.Leaf != nil && c.inTime(cert.Leaf) == nil {
 		return cert, nil
 	}
+	if hello.ServerName != "" && !permittedName(name) {
+		return nil, fmt.Errorf("%w: %.80q", errName, name)
+	}
 	ctx := hello.Context()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if cert := c.match(name); cert != nil { // another handshake was faster
 		return cert, nil
-	}
-	if hello.ServerName != "" && !permittedName(name) {
-		return nil, fmt.Errorf("%w: %.80q", errName, name)
 	}
 	c.reachedAt(local)
 	if c.gate.allow(c.now()) {

@@ -280,6 +280,11 @@ func TestNeverServesAnInvalidPair(t *testing.T) {
 			if bytes.Equal(before, c.ca.cert.Raw) != test.sameCA {
 				t.Errorf("same authority: %v, want %v", !test.sameCA, test.sameCA)
 			}
+			if strings.HasPrefix(name, "authority g") && name != "authority gone" {
+				if _, err := os.Stat(caFile(dir) + ".damaged"); err != nil {
+					t.Errorf("the damaged authority was not put aside: %v", err)
+				}
+			}
 			c.stop()
 			if name == "store is a file" || name == "authority directory" {
 				return // can't be mended, only lived with
