@@ -307,8 +307,19 @@ func TestWrongCodes(t *testing.T) {
 		t.Errorf("void code: %+v", p)
 	}
 	f.set(func(f *fakes) { f.system = nil })
-	if _, p := try(goodCode, "10.0.0.4"); p.Type != "/problems/starting" {
-		t.Errorf("init does not answer: %+v", p)
+	for range freeTries + 1 { // which count for nothing
+		if _, p := try(goodCode, "10.0.0.4"); p.Type != "/problems/starting" {
+			t.Errorf("init does not answer: %+v", p)
+		}
+	}
+	f.set(func(f *fakes) { f.code, f.system = goodCode, &api.System{} })
+	for range 3 { // a right code wipes out the wrong ones before it
+		for range freeTries - 1 {
+			try("0000-0000", "10.0.0.4")
+		}
+		if resp, p := try(goodCode, "10.0.0.4"); resp.StatusCode != 201 {
+			t.Errorf("right after some wrong codes: %+v", p)
+		}
 	}
 	if s := log.String(); strings.Contains(s, "0000") || strings.Contains(s, "7K3M") {
 		t.Errorf("a code in the log:\n%s", s)
