@@ -80,7 +80,7 @@ func TestClaimCode(t *testing.T) {
 
 func TestClaimText(t *testing.T) {
 	for _, tc := range []struct{ code, want string }{{"ABCD-EFGH", "ABCD-EFGH"}, {"", "no longer valid"}} {
-		b := claimText("", tc.code)
+		b := claimText(tc.code)
 		if len(b) != 512 || !strings.Contains(string(b), tc.want) {
 			t.Errorf("%d bytes: %q", len(b), b)
 		}

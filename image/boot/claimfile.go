@@ -17,14 +17,12 @@ import (
 // can't hurt the files that the box starts from.
 const claimFile = "croft.txt"
 
-func claimText(mode, code string) []byte {
+func claimText(code string) []byte {
 	text := "This Croft has an owner. The claim code is no longer valid.\r\n"
 	if code != "" {
 		text = "Claim code of this Croft: " + code + "\r\n\r\n" +
-			"Plug the box into your router, open http://croft.local on your phone\r\n(or the address on the box's screen) and type in the code.\r\n"
-	}
-	if mode != "" {
-		text = mode + text
+			"Plug the box into your router, open http://croft.local on your phone\r\n" +
+			"(or the address on the box's screen) and type in the code.\r\n"
 	}
 	b := bytes.Repeat([]byte{' '}, layout.SectorSize)
 	copy(b, text)
@@ -35,9 +33,10 @@ func (b *Box) writeClaimFile() (note string, err error) {
 	if b.inRescue() {
 		return "shown on the console only", nil // the medium is not to be touched
 	}
-	b.mu.Lock()
-	vol := b.data
-	b.mu.Unlock()
+	vol := b.volume()
+	if vol == nil {
+		return "", disk.ErrNoPartition
+	}
 	p, err := disk.Data("/sys", vol.disk, disk.Layout(vol.table).First, 0)
 	if err != nil {
 		return "", err
@@ -46,7 +45,7 @@ func (b *Box) writeClaimFile() (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	text := claimText("", b.claimCode())
+	text := claimText(b.claimCode())
 	if bytes.Equal(old, text) {
 		return "unchanged", nil
 	}

@@ -56,7 +56,7 @@ func (e *rescueError) Unwrap() error { return e.err }
 
 // openData finds, grows, checks and mounts the data partition; on failure the box is in rescue mode.
 func (b *Box) openData() (string, error) {
-	note, err := b.tryData(10 * time.Second)
+	note, err := guard(func() (string, error) { return b.tryData(10 * time.Second) })
 	if err == nil {
 		if jerr := b.journal.Attach(dataDir + "/log"); jerr != nil {
 			return note, fmt.Errorf("logs are kept in memory only: %w", jerr)
@@ -72,7 +72,7 @@ func (b *Box) openData() (string, error) {
 	b.rescue = r
 	b.ident = identity{Claim: newClaimCode()}
 	b.mu.Unlock()
-	return "rescue mode", err
+	return joinNote("rescue mode", note), err
 }
 
 // tryData leaves the data partition mounted on dataDir, or unmounted with the reason.
@@ -102,20 +102,15 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 		if errors.Is(err, disk.ErrNotExt4) {
 			code, text = "not-ext4", "The data partition holds no file system that the box knows."
 		}
-		return "", &rescueError{code, text, err}
+		return note, &rescueError{code, text, err}
 	}
 	fresh := sb.UUID == disk.SeedUUID
-	var grown error
-	if p, grown = disk.Grow(d, table, p, fresh); grown == nil {
-		b.mu.Lock()
-		b.data.part = p
-		b.mu.Unlock()
-	}
 	if err := disk.Mount(p.Path(), dataDir); err != nil {
-		return "", &rescueError{"mount-failed", "The data partition can't be opened.", err}
+		return note, &rescueError{"mount-failed", "The data partition can't be opened.", err}
 	}
+	keep := false
 	defer func() {
-		if err != nil {
+		if !keep {
 			unix.Unmount(dataDir, 0)
 		}
 	}()
@@ -125,40 +120,46 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 		note = joinNote("first start", note)
 		id = identity{Format: 1, ID: disk.FormatUUID(disk.NewUUID()), Claim: newClaimCode(), Created: b.release.Built}
 		if err := writeIdentity(dataDir, id); err != nil {
-			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+			return note, &rescueError{"not-writable", "The data partition can't be written.", err}
 		}
 	case err != nil:
-		return "", &rescueError{"no-marker", "The data partition does not carry this box's mark, so it may not be the right one.", err}
+		return note, &rescueError{"no-marker", "The data partition does not carry this box's mark, so it may not be the right one.", err}
+	}
+	// Only now is it known to be ours. The file system's id is set last of all ids: until then the first start is not over.
+	var grown error
+	if p, grown = disk.Grow(d, table, p, fresh); grown == nil {
+		b.mu.Lock()
+		b.data = &volume{d, table, p}
+		b.mu.Unlock()
 	}
 	if fresh {
 		if err := disk.SetUUID(dataDir, disk.NewUUID()); err != nil {
-			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+			return note, &rescueError{"not-writable", "The data partition can't be written.", err}
 		}
 	}
-	if grown == nil {
-		if size := int64(sb.Blocks) * sb.BlockSize; p.Size-size >= 1<<20 {
-			grown = disk.GrowFS(dataDir, p.Size)
-			note = joinNote(note, fmt.Sprintf("grown from %d to %d MB", size>>20, p.Size>>20))
+	if grown == nil && p.Size-int64(sb.Blocks)*sb.BlockSize >= 1<<20 {
+		before, _, _, _ := disk.Usage(dataDir)
+		grown = disk.GrowFS(dataDir, p.Size)
+		if after, _, _, _ := disk.Usage(dataDir); after > before { // the kernel leaves out a last group that is too small
+			note = joinNote(note, fmt.Sprintf("grown from %d to %d MB", before>>20, after>>20))
 		}
 	}
 	if grown != nil {
 		note = joinNote(note, "not grown: "+grown.Error())
 	}
-	if sb.Errors {
-		note = joinNote(note, "errors were recorded earlier")
-	}
 	for dir, mode := range map[string]os.FileMode{"state": 0o711, "log": 0o700} {
 		path := filepath.Join(dataDir, dir)
 		if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, os.ErrExist) {
-			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+			return note, &rescueError{"not-writable", "The data partition can't be written.", err}
 		}
 		if err := os.Chmod(path, mode); err != nil {
-			return "", &rescueError{"not-writable", "The data partition can't be written.", err}
+			return note, &rescueError{"not-writable", "The data partition can't be written.", err}
 		}
 	}
 	b.mu.Lock()
 	b.ident = id
 	b.mu.Unlock()
+	keep = true
 	return note, nil
 }
 
@@ -216,7 +217,8 @@ func newClaimCode() string {
 	return string(s)
 }
 
-// voidClaim ends the claim code for ever, on the medium first.
+// voidClaim ends the claim code for ever, on the medium first. The file for the owner's computer is only a copy: a box
+// must be claimable without it.
 func (b *Box) voidClaim() error {
 	b.mu.Lock()
 	id, rescue := b.ident, b.rescue != nil
@@ -230,8 +232,10 @@ func (b *Box) voidClaim() error {
 	b.mu.Lock()
 	b.ident = id
 	b.mu.Unlock()
-	_, err := b.writeClaimFile()
-	return err
+	if _, err := b.writeClaimFile(); err != nil {
+		b.log.Warn("the claim code still stands in "+claimFile, "err", err)
+	}
+	return nil
 }
 
 var errBusy = errors.New("another action is still under way")
