@@ -7,7 +7,8 @@ OUT   ?= out
 
 run: ## boot a Croft on this machine (FRESH=1 starts over; HTTP_PORT, HTTPS_PORT)
 	@scripts/setup.sh image run
-	@go run ./scripts/run
+	@mkdir -p $(OUT) && go build -o $(OUT)/run.bin ./scripts/run
+	@exec $(OUT)/run.bin
 
 test: ## everything: units, labs in network namespaces, image checks, boots in QEMU, a browser (needs root)
 	@scripts/setup.sh image image-arm64 run test
