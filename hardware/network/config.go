@@ -112,7 +112,7 @@ func (s Static) validate(path string) error {
 		return &ConfigError{path + ".dns", fmt.Sprintf("There can be at most %d name servers.", maxDNS)}
 	}
 	for i, a := range s.DNS {
-		if !unicast(a) {
+		if !unicast(a) || a.Zone() != "" && (!a.IsLinkLocalUnicast() || !linkNameRE.MatchString(a.Zone())) {
 			return &ConfigError{fmt.Sprintf("%s.dns[%d]", path, i), fmt.Sprintf("%s can't be a name server's address.", a)}
 		}
 	}

@@ -71,7 +71,7 @@ func ParseLease(m *dhcpv4.DHCPv4, now time.Time) (*Lease, error) {
 	}
 	life = min(life, maxLease)
 	t1, t2 := m.IPAddressRenewalTime(0), m.IPAddressRebindingTime(0)
-	if t2 <= 0 || t2 >= life {
+	if t2 < minLease*7/8 || t2 >= life { // so that T1 is never below half of minLease, whatever a server says
 		t2 = life * 7 / 8
 	}
 	if t1 < minLease/2 || t1 >= t2 {

@@ -384,6 +384,10 @@ func TestParseLease(t *testing.T) {
 			dhcpv4.WithOption(dhcpv4.OptRebindingTimeValue(3*time.Hour))), false, func(l *Lease) bool {
 			return l.T1.Equal(t0.Add(30*time.Minute)) && l.T1.Before(l.T2) && l.T2.Before(l.Expires)
 		}},
+		{"rebinding at once", base(dhcpv4.WithLeaseTime(10), dhcpv4.WithOption(dhcpv4.OptRenewTimeValue(time.Second)),
+			dhcpv4.WithOption(dhcpv4.OptRebindingTimeValue(2*time.Second))), false, func(l *Lease) bool {
+			return !l.T1.Before(t0.Add(minLease/2)) && l.T1.Before(l.T2)
+		}},
 		{"for ever", base(dhcpv4.WithLeaseTime(0xffffffff)), false, func(l *Lease) bool { return l.Expires.Equal(t0.Add(maxLease)) }},
 		{"no lease time", base(dhcpv4.WithoutOption(dhcpv4.OptionIPAddressLeaseTime)), true, nil},
 		{"one second", base(dhcpv4.WithLeaseTime(1)), true, nil},

@@ -121,9 +121,8 @@ func (k *kernel) readRA() {
 		if !ok || cm == nil || cm.HopLimit != 255 {
 			continue
 		}
-		from, _ := netip.AddrFromSlice(ip.IP)
-		if from.IsLinkLocalUnicast() {
-			k.offer(Event{Kind: EventRA, Index: cm.IfIndex, From: from, Data: append([]byte(nil), b[:n]...)})
+		if ip.IP.IsLinkLocalUnicast() {
+			k.offer(Event{Kind: EventRA, Index: cm.IfIndex, Data: append([]byte(nil), b[:n]...)})
 		}
 	}
 }

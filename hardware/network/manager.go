@@ -38,6 +38,7 @@ const (
 	conflictPause  = time.Minute      // RFC 3927 section 9: RATE_LIMIT_INTERVAL
 	baseMetric     = 100              // of routes; the interface's index is added, so that the first one wins
 	maxSavedLeases = 16
+	rememberEvery  = time.Hour        // between writes of an interface's lease
 	conflictShown  = 10 * time.Minute // after another device last claimed a fixed address
 )
 
@@ -113,23 +114,24 @@ type addrKey struct {
 
 // iface is one managed interface.
 type iface struct {
-	link    Link
-	port    Port
-	cfg     Static
-	dhcp    *dhcpClient
-	leased  *claim
-	static  []*claim
-	local   *claim
-	locals  *linkLocalAddrs
-	clashes int       // of link-local addresses
-	pause   time.Time // no link-local attempt before
-	rdnss   []rdnss
-	bare    time.Time // since when there is carrier but no address other than link-local; zero: there is one
-	lost    time.Time // when carrier went; zero while it is there
-	watched []netip.Addr
-	dhcpErr string // sentences
-	applied string
-	upErr   string
+	link       Link
+	port       Port
+	cfg        Static
+	dhcp       *dhcpClient
+	leased     *claim
+	static     []*claim
+	local      *claim
+	locals     *linkLocalAddrs
+	clashes    int       // of link-local addresses
+	pause      time.Time // no link-local attempt before
+	rdnss      []rdnss
+	bare       time.Time // since when there is carrier but no address other than link-local; zero: there is one
+	lost       time.Time // when carrier went; zero while it is there
+	watched    []netip.Addr
+	remembered time.Time // when the lease was last saved
+	dhcpErr    string    // sentences
+	applied    string
+	upErr      string
 }
 
 // New returns a manager. os is closed at the end of Run.
@@ -228,7 +230,7 @@ func (m *Manager) event(now time.Time, e Event) {
 			}
 		}
 	case EventRA:
-		i.rdnss = updateRDNSS(i.rdnss, now, e.From, i.link.Name, ParseRDNSS(e.Data))
+		i.rdnss = updateRDNSS(i.rdnss, now, i.link.Name, ParseRDNSS(e.Data))
 	}
 }
 
@@ -560,7 +562,7 @@ func (m *Manager) stepLease(now time.Time, i *iface, send func(ARP)) {
 				"for", d.lease.Expires.Sub(now).Round(time.Second))
 		default:
 			if i.leased.state == claimHeld && d.state == dhcpBound {
-				m.remember(i)
+				m.remember(now, i)
 			}
 			return
 		}
@@ -634,8 +636,12 @@ func (m *Manager) recall(now time.Time, i *iface) {
 	}
 }
 
-// remember saves a lease that differs from the saved one; renewals alone write nothing.
-func (m *Manager) remember(i *iface) {
+// remember saves a lease that differs from the saved one; renewals alone write nothing. A server whose leases keep
+// changing must not wear out the card, so what it says within rememberEvery of the last time is left for later.
+func (m *Manager) remember(now time.Time, i *iface) {
+	if !i.remembered.IsZero() && now.Sub(i.remembered) < rememberEvery {
+		return
+	}
 	mac := i.link.MAC.String()
 	if msg, err := dhcpv4.FromBytes(m.saved[mac]); err == nil {
 		if old, err := ParseLease(msg, time.Time{}); err == nil && old.same(i.dhcp.lease) {
@@ -648,7 +654,7 @@ func (m *Manager) remember(i *iface) {
 		}
 		delete(m.saved, k)
 	}
-	m.saved[mac] = i.dhcp.lease.raw
+	m.saved[mac], i.remembered = i.dhcp.lease.raw, now
 	if m.opt.Leases == "" {
 		return
 	}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -439,6 +440,31 @@ func TestManagerLeasesFile(t *testing.T) {
 	}
 }
 
+// A server that says something else at every renewal wears out no card.
+func TestManagerLeasesFileIsSeldomWritten(t *testing.T) {
+	f := &fakeOS{links: []Link{eth(2, "eth0")}}
+	path := ""
+	renewals, written := 0, map[string]bool{}
+	f.dhcp = func(m *dhcpv4.DHCPv4) []*dhcpv4.DHCPv4 {
+		if b, err := os.ReadFile(path); err == nil {
+			written[string(b)] = true
+		}
+		renewals++
+		typ := dhcpv4.MessageTypeAck
+		if m.MessageType() == dhcpv4.MessageTypeDiscover {
+			typ = dhcpv4.MessageTypeOffer
+		}
+		return []*dhcpv4.DHCPv4{reply(m, typ, "192.168.1.50", "192.168.1.1", dhcpv4.WithLeaseTime(10),
+			dhcpv4.WithOption(dhcpv4.OptDomainName(fmt.Sprintf("n%d.test", renewals))))}
+	}
+	s := newSim(t, f, Config{})
+	path = filepath.Join(s.dir, "leases.json")
+	s.run(t, 3*time.Hour)
+	if renewals < 1000 || len(written) < 2 || len(written) > 4 {
+		t.Errorf("%d contents after %d renewals", len(written), renewals)
+	}
+}
+
 func TestManagerKernelRefuses(t *testing.T) {
 	f := &fakeOS{links: []Link{eth(2, "eth0")}, dhcp: dhcpServer("192.168.1.1", "192.168.1.50"), broken: errors.New("no buffer space")}
 	s := newSim(t, f, Config{})
@@ -471,7 +497,7 @@ func TestManagerRDNSS(t *testing.T) {
 	f := &fakeOS{links: []Link{eth(2, "eth0")}, dhcp: dhcpServer("192.168.1.1", "192.168.1.50")}
 	s := newSim(t, f, Config{})
 	s.run(t, time.Second)
-	s.event(s.now, Event{Kind: EventRA, Index: 2, From: netip.MustParseAddr("fe80::1"), Data: ra(rdnssOption(600, "fd00::53", "fe80::53"))})
+	s.event(s.now, Event{Kind: EventRA, Index: 2, Data: ra(rdnssOption(600, "fd00::53", "fe80::53"))})
 	s.step(s.now)
 	if got := s.resolv(t); !strings.HasSuffix(got, "\nnameserver 192.168.1.1\nnameserver fd00::53\nnameserver fe80::53%eth0\n") {
 		t.Errorf("resolv.conf: %q", got)

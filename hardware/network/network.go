@@ -108,6 +108,5 @@ const (
 type Event struct {
 	Kind  EventKind
 	Index int
-	From  netip.Addr // sender of a router advertisement
 	Data  []byte
 }

@@ -59,7 +59,6 @@ func TestParseRDNSS(t *testing.T) {
 }
 
 func TestUpdateRDNSS(t *testing.T) {
-	router := netip.MustParseAddr("fe80::99")
 	show := func(l []rdnss) string {
 		var out []string
 		for _, s := range l {
@@ -69,7 +68,7 @@ func TestUpdateRDNSS(t *testing.T) {
 	}
 	var list []rdnss
 	update := func(at time.Duration, options ...[]byte) {
-		list = updateRDNSS(list, t0.Add(at), router, "eth0", ParseRDNSS(ra(options...)))
+		list = updateRDNSS(list, t0.Add(at), "eth0", ParseRDNSS(ra(options...)))
 	}
 	update(0, rdnssOption(60, "fd00::1", "fe80::1"))
 	if got := show(list); got != "fd00::1 fe80::1%eth0" {
@@ -104,7 +103,7 @@ func FuzzParseRDNSS(f *testing.F) {
 				t.Errorf("server %v", a)
 			}
 		}
-		updateRDNSS(nil, t0, netip.MustParseAddr("fe80::1"), "eth0", found)
+		updateRDNSS(nil, t0, "eth0", found)
 	})
 }
 
@@ -207,6 +206,8 @@ func TestConfigValidate(t *testing.T) {
 		{"router is the box", eth0(Static{Addresses: p("192.168.1.5/24"), Gateway: a("192.168.1.5")}), "interfaces.eth0.gateway"},
 		{"router with zone", eth0(Static{Addresses: p("fd00::5/64"), Gateway: a("fe80::1%eth0")}), "interfaces.eth0.gateway"},
 		{"name server", eth0(Static{DNS: []netip.Addr{a("9.9.9.9"), a("0.0.0.0")}}), "interfaces.eth0.dns[1]"},
+		{"name server with a strange zone", eth0(Static{DNS: []netip.Addr{a("fe80::1%eth0\nnameserver 6.6.6.6")}}), "interfaces.eth0.dns[0]"},
+		{"name server with a needless zone", eth0(Static{DNS: []netip.Addr{a("fd00::1%eth0")}}), "interfaces.eth0.dns[0]"},
 		{"name servers", eth0(Static{DNS: make([]netip.Addr, 9)}), "interfaces.eth0.dns"},
 	}
 	for _, tt := range tests {

@@ -6,12 +6,11 @@ import (
 	"time"
 )
 
-const maxRDNSS = 8 // a router
+const maxRDNSS = 8 // of one advertisement; twice as many are kept
 
-// rdnss is a DNS server that a router announced.
+// rdnss is a DNS server that routers announced.
 type rdnss struct {
 	addr    netip.Addr
-	router  netip.Addr
 	expires time.Time
 }
 
@@ -42,18 +41,19 @@ func ParseRDNSS(b []byte) map[netip.Addr]time.Duration {
 	return found
 }
 
-// updateRDNSS merges what a router announces into list, in which the oldest come first.
-func updateRDNSS(list []rdnss, now time.Time, router netip.Addr, zone string, found map[netip.Addr]time.Duration) []rdnss {
+// updateRDNSS merges what a router announces into list, in which the oldest come first. zone is the interface, for
+// link-local servers.
+func updateRDNSS(list []rdnss, now time.Time, zone string, found map[netip.Addr]time.Duration) []rdnss {
 	var out []rdnss
 	for _, s := range list {
 		if life, ok := found[s.addr.WithZone("")]; ok {
 			delete(found, s.addr.WithZone(""))
-			s.router, s.expires = router, now.Add(life)
+			s.expires = now.Add(life)
 		}
 		out = append(out, s)
 	}
 	for _, a := range sortedAddrs(found) {
-		s := rdnss{addr: a, router: router, expires: now.Add(found[a])}
+		s := rdnss{addr: a, expires: now.Add(found[a])}
 		if a.IsLinkLocalUnicast() {
 			s.addr = a.WithZone(zone)
 		}
