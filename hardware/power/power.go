@@ -2,6 +2,8 @@
 //
 // Sources: reboot(2), linux/input.h. A restart is always a real one of the whole machine, never kexec, so that
 // firmware and boot loader take part.
+//
+// Limits: what is not on the media yet is lost; the caller sees to that, for a drive that hangs would hang the end too.
 package power
 
 import (
@@ -19,7 +21,6 @@ import (
 
 // Off switches the machine off, or halts it where that can't be done.
 func Off() error {
-	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		return fmt.Errorf("power off: %w", err)
 	}
@@ -28,7 +29,6 @@ func Off() error {
 
 // Restart restarts the machine.
 func Restart() error {
-	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		return fmt.Errorf("restart: %w", err)
 	}

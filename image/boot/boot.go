@@ -101,7 +101,9 @@ func Main(cfg Config) error {
 	go supervisor.Reap(ctx, b.log)
 	b.phase("board", "What the box is made of", b.identify)
 	b.phase("watchdog", "Watchdog", b.openWatchdog)
-	go b.petWatchdog(ctx)
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go b.watchHealth(watchCtx)
 	go b.console(ctx)
 	b.phase("data", "Data partition", b.openData)
 	b.phase("clock", "Clock", b.setClock)
@@ -121,11 +123,12 @@ func Main(cfg Config) error {
 
 	action := <-b.end
 	b.say("Stopping: " + action)
+	stopWatching()
 	stopServices()
 	if b.sup != nil {
 		select {
 		case <-stopped:
-		case <-time.After(30 * time.Second):
+		case <-time.After(stopTimeout):
 			b.log.Error("services did not stop in time")
 		}
 	}
@@ -190,6 +193,9 @@ func (b *Box) setClock() (string, error) {
 	if !b.inRescue() {
 		last, err = clock.LoadLast(dataDir + "/state/network/clock.json")
 	}
+	if b.release.Built == 0 { // not known, then, and nothing to hold the clock against
+		return "", err
+	}
 	note, serr := clock.SetFloor(time.Unix(b.release.Built, 0), last)
 	return note, errors.Join(err, serr)
 }
@@ -220,8 +226,22 @@ func (b *Box) startServices(ctx context.Context, stopped chan<- error) error {
 	b.mu.Lock()
 	b.sup = sup
 	b.mu.Unlock()
-	go func() { stopped <- sup.Run(ctx) }()
+	go func() {
+		err := sup.Run(ctx)
+		if err != nil {
+			b.log.Error("services", "err", err)
+			b.say("Services: " + err.Error())
+		}
+		stopped <- err
+	}()
 	return nil
+}
+
+// supervisor returns nil until the services have been started.
+func (b *Box) supervisor() *supervisor.Supervisor {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sup
 }
 
 func (b *Box) inRescue() bool {
@@ -247,9 +267,8 @@ func (b *Box) System() api.System {
 		r := *b.rescue
 		s.Mode, s.Rescue = api.ModeRescue, &r
 	}
-	sup := b.sup
 	b.mu.Unlock()
-	if sup != nil { // outside the lock: it measures processes
+	if sup := b.supervisor(); sup != nil { // outside the lock: it measures processes
 		s.Services = sup.Services()
 	}
 	return s

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/supervisor/journal"
@@ -204,5 +205,59 @@ func TestWriteAtomic(t *testing.T) {
 	}
 	if err := writeAtomic(filepath.Join(path, "x"), nil, 0o600); err == nil {
 		t.Error("wrote below a file")
+	}
+}
+
+// TestVigil holds for how long a box may be unhealthy, before and after its services have been started.
+func TestVigil(t *testing.T) {
+	sick := errors.New("service core: crashing")
+	v := vigil{}
+	for i, tc := range []struct {
+		at   time.Duration
+		err  error
+		want bool
+	}{
+		{patience, errNotStarted, false}, // a drive that dies takes its time
+		{bootPatience - 1, errNotStarted, false},
+		{bootPatience, errNotStarted, true},
+		{time.Hour, nil, false},
+		{time.Hour + patience - 1, sick, false},
+		{time.Hour + patience, sick, true},
+		{time.Hour + patience + 1, nil, false},
+		{time.Hour + 2*patience, sick, false},
+	} {
+		if got := v.overdue(tc.at, tc.err); got != tc.want {
+			t.Errorf("step %d, at %v: %v", i, tc.at, got)
+		}
+	}
+	v.stays = true
+	if v.overdue(2*time.Hour, nil); v.stays {
+		t.Error("a box that was well again would not be restarted")
+	}
+}
+
+// TestMayRestart counts restarts, and gives up where they don't help or can't be counted.
+func TestMayRestart(t *testing.T) {
+	b := testBox()
+	sick := errors.New("service core: crashing")
+	path := filepath.Join(t.TempDir(), "count")
+	for n := 1; n <= maxUnhealthyRestarts; n++ {
+		if !b.mayRestart(path, sick) || unhealthyRestarts(path) != n {
+			t.Errorf("restart %d: count %d", n, unhealthyRestarts(path))
+		}
+	}
+	if b.mayRestart(path, sick) || unhealthyRestarts(path) != maxUnhealthyRestarts {
+		t.Error("one restart too many")
+	}
+	if !b.mayRestart(path, errNotStarted) {
+		t.Error("a box without services stays as it is")
+	}
+	if b.mayRestart(filepath.Join(path, "unwritable"), sick) {
+		t.Error("a restart that can't be counted")
+	}
+	os.Remove(path)
+	b.rescue = &api.Rescue{}
+	if b.mayRestart(path, sick) || unhealthyRestarts(path) != 0 {
+		t.Error("a restart in rescue mode, which may be at work on the data partition")
 	}
 }

@@ -48,18 +48,15 @@ func (b *Box) control(ctx context.Context) http.Handler {
 		if err != nil || n < 1 || n > 5000 {
 			n = 200
 		}
-		if name := r.PathValue("name"); name == "init" {
-			daemon.WriteJSON(w, http.StatusOK, b.journal.Tail(name, n))
-		} else if b.sup != nil {
-			daemon.WriteJSON(w, http.StatusOK, b.sup.Logs(name, n))
-		}
+		daemon.WriteJSON(w, http.StatusOK, b.journal.Tail(r.PathValue("name"), n))
 	})
 	mux.HandleFunc("POST /v1/services/{name}/restart", func(w http.ResponseWriter, r *http.Request) {
-		if b.sup == nil {
-			answer(w, errors.New("services have not been started"))
+		sup := b.supervisor()
+		if sup == nil {
+			answer(w, errNotStarted)
 			return
 		}
-		answer(w, b.sup.Restart(r.PathValue("name")))
+		answer(w, sup.Restart(r.PathValue("name")))
 	})
 	mux.HandleFunc("POST /v1/power", func(w http.ResponseWriter, r *http.Request) {
 		var req api.PowerRequest

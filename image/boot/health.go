@@ -24,11 +24,16 @@ import (
 
 const (
 	dogTimeout = 60 * time.Second
-	// patience is how long the box may be without all its critical services before it is restarted; a boot counts.
+	// patience is how long the box may be without all its critical services before it is restarted.
 	patience = 3 * time.Minute
+	// bootPatience is how long the steps before the services may take: a drive that dies takes minutes to say so.
+	bootPatience = 10 * time.Minute
 	// maxUnhealthyRestarts in a row; after that the box stays up with what works, so that it can be reached.
 	maxUnhealthyRestarts = 3
 	unhealthyFile        = dataDir + "/unhealthy-restarts"
+
+	stopTimeout = 30 * time.Second // for services to stop
+	downTimeout = 15 * time.Second // for the rest of taking the box down
 )
 
 func (b *Box) openWatchdog() (string, error) {
@@ -43,67 +48,107 @@ func (b *Box) openWatchdog() (string, error) {
 	return fmt.Sprintf("%s, %v", dog.Name, dog.Timeout), nil
 }
 
-// petWatchdog pets the hardware watchdog while the critical services are healthy.
-func (b *Box) petWatchdog(ctx context.Context) {
-	if b.dog == nil {
-		return
+// watchHealth pets the hardware watchdog until the critical services have not been healthy for too long; then it restarts
+// the box. When ctx ends, the box is being taken down, which gets its time and no more.
+func (b *Box) watchHealth(ctx context.Context) {
+	every := 10 * time.Second
+	if b.dog != nil {
+		every = min(every, max(b.dog.Timeout/4, time.Second))
 	}
-	t := time.NewTicker(min(b.dog.Timeout/4, 10*time.Second))
-	defer t.Stop()
-	lastHealthy := sinceBoot()
-	counted := false
-	for {
-		err := b.healthy()
+	v := vigil{lastHealthy: sinceBoot()}
+	restart, cleared := false, false
+	for ctx.Err() == nil && !restart {
 		now := sinceBoot()
-		if err == nil {
-			lastHealthy = now
-			if !counted && now > patience {
-				counted = true
-				os.Remove(unhealthyFile)
-			}
+		err := b.healthy()
+		if v.overdue(now, err) && !v.stays {
+			restart = b.mayRestart(unhealthyFile, err)
+			v.stays = !restart
 		}
-		if now-lastHealthy < patience || b.givenUp() {
-			if err := b.dog.Pet(); err != nil {
-				b.log.Error("watchdog", "err", err)
-			}
-		} else {
-			b.countUnhealthy(err)
-			b.say("Restarting: " + err.Error())
-			b.finish("reboot") // in order if that still works; else the watchdog does it
-			return
+		if err == nil && !cleared && now > patience {
+			cleared = true
+			os.Remove(unhealthyFile)
 		}
+		b.pet()
 		select {
 		case <-ctx.Done():
-			return
-		case <-t.C:
+		case <-time.After(every):
 		}
+	}
+	if restart {
+		b.finish("reboot")
+	}
+	for end := sinceBoot() + stopTimeout + downTimeout; sinceBoot() < end; time.Sleep(every) {
+		b.pet()
+	}
+	if restart { // and that was not in order
+		time.Sleep(dogTimeout)
+		power.Restart() // there is no hardware watchdog, then
 	}
 }
 
+func (b *Box) pet() {
+	if b.dog == nil {
+		return
+	}
+	if err := b.dog.Pet(); err != nil {
+		b.log.Error("watchdog", "err", err)
+	}
+}
+
+// vigil is how the box has been lately.
+type vigil struct {
+	lastHealthy time.Duration // since boot
+	stays       bool          // was decided for as long as it is not healthy: no restart
+}
+
+// overdue tells whether a box in that state has been so for too long.
+func (v *vigil) overdue(now time.Duration, err error) bool {
+	limit := patience
+	switch {
+	case err == nil:
+		v.lastHealthy, v.stays = now, false
+		return false
+	case errors.Is(err, errNotStarted):
+		limit = bootPatience
+	}
+	return now-v.lastHealthy >= limit
+}
+
+var errNotStarted = errors.New("services have not been started yet")
+
 func (b *Box) healthy() error {
-	b.mu.Lock()
-	sup := b.sup
-	b.mu.Unlock()
+	sup := b.supervisor()
 	if sup == nil {
-		return errors.New("services have not been started yet")
+		return errNotStarted
 	}
 	return sup.Healthy()
 }
 
-func unhealthyRestarts() int {
-	n, _ := strconv.Atoi(strings.TrimSpace(readFile(unhealthyFile)))
+// unhealthyRestarts reads the count of restarts in a row from the file at path.
+func unhealthyRestarts(path string) int {
+	n, _ := strconv.Atoi(strings.TrimSpace(readFile(path)))
 	return n
 }
 
-func (b *Box) givenUp() bool { return !b.inRescue() && unhealthyRestarts() >= maxUnhealthyRestarts }
-
-func (b *Box) countUnhealthy(cause error) {
-	b.log.Error("critical services are not healthy", "err", cause)
-	if !b.inRescue() {
-		if err := writeAtomic(unhealthyFile, fmt.Appendln(nil, unhealthyRestarts()+1), 0o600); err != nil {
-			b.log.Error("count the restart", "err", err)
-		}
+// mayRestart tells whether to restart a box that has been unhealthy for too long, and counts it in the file at path. A
+// box whose restarts can't be counted stays up, for it could restart for ever: in rescue mode, and when the data
+// partition can't be written. One that never came as far as its services has nothing to stay up for.
+func (b *Box) mayRestart(path string, cause error) bool {
+	var against error
+	switch n := unhealthyRestarts(path); {
+	case errors.Is(cause, errNotStarted):
+	case b.inRescue():
+		against = errors.New("in rescue mode")
+	case n >= maxUnhealthyRestarts:
+		against = fmt.Errorf("restarted %d times in a row already", n)
+	default:
+		against = writeAtomic(path, fmt.Appendln(nil, n+1), 0o600)
 	}
+	b.log.Error("critical services are not healthy", "err", cause, "restart", against == nil, "against", against)
+	if against == nil {
+		b.say("Restarting: " + cause.Error())
+	}
+	return against == nil
 }
 
 // onSignals ends the box on Ctrl-Alt-Del (SIGINT) and on SIGTERM.
@@ -122,18 +167,28 @@ func (b *Box) onSignals() {
 	}()
 }
 
-// takeDown unmounts the data partition and restarts or switches off.
+// takeDown unmounts the data partition and restarts or switches off, even if a drive hangs.
 func (b *Box) takeDown(action string) error {
 	b.log.Info("taking the box down", "action", action)
-	if err := b.journal.Close(); err != nil {
-		b.say("Logs: " + err.Error())
-	}
-	unix.Sync()
-	if !b.inRescue() {
+	unmounted := make(chan struct{})
+	go func() {
+		defer close(unmounted)
+		if err := b.journal.Close(); err != nil {
+			b.say("Logs: " + err.Error())
+		}
+		unix.Sync()
+		if b.inRescue() {
+			return
+		}
 		if err := unix.Unmount(dataDir, 0); err != nil {
 			b.say("Data partition: " + err.Error())
 			unix.Mount("", dataDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 		}
+	}()
+	select {
+	case <-unmounted:
+	case <-time.After(downTimeout):
+		b.say("The data partition does not answer.")
 	}
 	b.say("Bye.")
 	if action == "poweroff" {
@@ -147,10 +202,7 @@ func (b *Box) takeDown(action string) error {
 
 // gaps says what the running kernel can't enforce or drive, found by trying.
 func (b *Box) gaps() []api.Gap {
-	own := b.ownGaps.get(b.findGaps)
-	b.mu.Lock()
-	sup := b.sup
-	b.mu.Unlock()
+	own, sup := b.ownGaps.get(b.findGaps), b.supervisor()
 	if sup == nil {
 		return own
 	}
@@ -191,7 +243,7 @@ func (b *Box) findGaps() []api.Gap {
 	for _, d := range board.Undriven("/sys") {
 		add("warn", "driver", "A device is plugged in that this kernel has no driver for: "+d+".", "no driver bound")
 	}
-	if n := unhealthyRestarts(); n >= maxUnhealthyRestarts {
+	if n := unhealthyRestarts(unhealthyFile); n >= maxUnhealthyRestarts {
 		add("warn", "restarts", "The box restarted itself several times because something important kept failing; it now stays on with what works.",
 			fmt.Sprintf("%d restarts in a row", n))
 	}
