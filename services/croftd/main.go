@@ -37,7 +37,10 @@ func runDiscovery(ctx context.Context, env *daemon.Env) error {
 }
 
 func runNetwork(ctx context.Context, env *daemon.Env) error {
-	return network.Run(ctx, env, network.Config{Peers: []uint32{world.UIDCore, world.UIDGateway}})
+	return network.Run(ctx, env, network.Config{
+		Peers:   []uint32{world.UIDCore, world.UIDGateway},
+		Setters: []uint32{world.UIDCore},
+	})
 }
 
 func runWebUI(ctx context.Context, env *daemon.Env) error {

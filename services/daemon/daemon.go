@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -213,6 +214,28 @@ func (l *peerListener) Accept() (net.Conn, error) {
 	}
 }
 
+type peerKey struct{}
+
+// withPeer notes who is at the other end of a connection, for OnlyPeers.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	if uid, err := PeerUID(c); err == nil {
+		return context.WithValue(ctx, peerKey{}, uid)
+	}
+	return ctx
+}
+
+// OnlyPeers refuses a request to Serve that does not come from one of these uids or root: for what not everyone that
+// AllowPeers lets in may do.
+func OnlyPeers(h http.HandlerFunc, uids ...uint32) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || uid != 0 && !slices.Contains(uids, uid) {
+			http.Error(w, "not allowed to this service", http.StatusForbidden)
+			return
+		}
+		h(w, r)
+	}
+}
+
 // Serve answers HTTP on l until ctx ends, then lets requests under way finish for at most 3 seconds. It is meant
 // for unix sockets between our own processes; limits still hold, since a peer may be taken over.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
@@ -222,6 +245,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()

@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -91,6 +93,63 @@ func TestAllowPeers(t *testing.T) {
 	if log.Len() > 0 {
 		t.Errorf("root was refused: %s", log.String())
 	}
+}
+
+// TestPeersByUser connects as several users, and sees what each may do.
+func TestPeersByUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	l, err := net.Listen("unix", "@"+t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	mux := http.NewServeMux()
+	ok := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
+	mux.HandleFunc("/see", ok)
+	mux.HandleFunc("/change", OnlyPeers(ok, 4242))
+	go func() { done <- Serve(ctx, AllowPeers(l, slog.New(slog.DiscardHandler), 4242, 4243), mux) }()
+	for _, tc := range []struct {
+		uid         int
+		see, change int // 0: not let in
+	}{{0, 204, 204}, {4242, 204, 204}, {4243, 204, 403}, {4244, 0, 0}} {
+		client := &http.Client{Transport: &http.Transport{
+			DialContext:       func(context.Context, string, string) (net.Conn, error) { return dialAs(tc.uid, l.Addr().String()) },
+			DisableKeepAlives: true,
+		}}
+		for path, want := range map[string]int{"see": tc.see, "change": tc.change} {
+			got := 0
+			if resp, err := client.Get("http://s/" + path); err == nil {
+				got = resp.StatusCode
+				resp.Body.Close()
+			}
+			if got != want {
+				t.Errorf("user %d, /%s: %d, want %d", tc.uid, path, got, want)
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// dialAs connects to a unix socket from a thread that is that user.
+func dialAs(uid int, addr string) (c net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); e != 0 {
+			err = e
+			return
+		}
+		c, err = net.Dial("unix", addr)
+	}()
+	<-done
+	return c, err
 }
 
 // TestRefusesPeer sees that a peer whose user is not listed gets nothing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -135,7 +136,13 @@ func TestSaveAndLoad(t *testing.T) {
 func TestPutRefused(t *testing.T) {
 	s := &service{log: quiet, dir: t.TempDir()}
 	w := httptest.NewRecorder()
-	s.handler().ServeHTTP(w, httptest.NewRequest("PUT", "/v1/network/config", strings.NewReader(`{"ntp":["a b"]}`)))
+	r := httptest.NewRequest("PUT", "/v1/network/config", strings.NewReader(`{"ntp":["a b"]}`))
+	s.handler().ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden {
+		t.Errorf("from nobody known: %d", w.Code)
+	}
+	w = httptest.NewRecorder()
+	s.putConfig(w, r)
 	var p api.Problem
 	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
 		t.Fatal(err)

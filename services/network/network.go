@@ -2,7 +2,7 @@
 // hardware/network and hardware/clock and answers for both on its unix socket.
 //
 //	GET /v1/network         the state, as api.Network
-//	PUT /v1/network/config  replaces the owner's configuration, an api.NetConfig; answers 204
+//	PUT /v1/network/config  replaces the owner's configuration, an api.NetConfig; answers 204, or 403 to who may only ask
 //
 // A refused configuration is answered with an api.Problem whose detail begins with the path of the wrong field; the
 // one before stays. State directory: config.json, leases.json, clock.json. Runtime directory: resolv.conf, to which
@@ -46,8 +46,9 @@ var notBefore = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // Config is what the process is told at start.
 type Config struct {
-	Peers []uint32          // uids that may ask, beside root
-	Clock discipline.Kernel // nil means the machine's
+	Peers   []uint32          // uids that may ask, beside root
+	Setters []uint32          // those of them that may change the configuration
+	Clock   discipline.Kernel // nil means the machine's
 }
 
 // service is one run.
@@ -113,7 +114,9 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	})
 	wg.Go(func() { env.Watch(ctx, s.healthy) })
 	served := make(chan error, 1)
-	wg.Go(func() { served <- daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Peers...), s.handler()) })
+	wg.Go(func() {
+		served <- daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Peers...), s.handler(cfg.Setters...))
+	})
 	env.Ready(statusLine(s.net.Status()))
 	select {
 	case err := <-failed:
@@ -212,13 +215,13 @@ func (s *service) lookup(ctx context.Context, name string) ([]netip.Addr, error)
 	return addrs, err
 }
 
-// handler answers on the socket.
-func (s *service) handler() http.Handler {
+// handler answers on the socket. What faces the network may ask, but not change what the box is connected by.
+func (s *service) handler(setters ...uint32) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/network", func(w http.ResponseWriter, _ *http.Request) {
 		daemon.WriteJSON(w, http.StatusOK, s.state())
 	})
-	mux.HandleFunc("PUT /v1/network/config", s.putConfig)
+	mux.HandleFunc("PUT /v1/network/config", daemon.OnlyPeers(s.putConfig, setters...))
 	return mux
 }
 
