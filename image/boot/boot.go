@@ -68,9 +68,11 @@ type Box struct {
 	cmdline map[string]string
 	dog     *watchdog.Watchdog
 	end     chan string // "reboot" or "poweroff"
-	twins   disk.Twins  // of findGaps only
-	ownGaps slow[[]api.Gap]
-	pss     slow[int64]
+
+	consoles func() []string // device nodes
+	twins    disk.Twins      // of findGaps only
+	ownGaps  slow[[]api.Gap]
+	pss      slow[int64]
 
 	mu     sync.Mutex
 	phases []api.Phase
@@ -82,7 +84,7 @@ type Box struct {
 
 func newBox(cfg Config) *Box {
 	return &Box{
-		cfg: cfg, end: make(chan string, 1),
+		cfg: cfg, end: make(chan string, 1), consoles: consoles,
 		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
 		pss:     slow[int64]{every: 10 * time.Second},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,17 +13,20 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/supervisor/journal"
+	"golang.org/x/sys/unix"
 )
 
 func testBox() *Box {
 	b := newBox(Config{})
 	b.log, b.journal = slog.New(slog.DiscardHandler), journal.New()
+	b.consoles = func() []string { return nil }
 	return b
 }
 
@@ -205,6 +209,41 @@ func TestWriteAtomic(t *testing.T) {
 	}
 	if err := writeAtomic(filepath.Join(path, "x"), nil, 0o600); err == nil {
 		t.Error("wrote below a file")
+	}
+}
+
+// TestStoppedConsole writes to a console that takes nothing, as a screen after Ctrl-S: nobody waits for it for long.
+func TestStoppedConsole(t *testing.T) {
+	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ptmx.Close()
+	var name string
+	conn, err := ptmx.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Control(func(fd uintptr) {
+		n, e := unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		err = errors.Join(e, unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0))
+		name = fmt.Sprint("/dev/pts/", n)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	b := testBox()
+	b.consoles = func() []string { return []string{name, "/nonexistent/tty"} }
+	for range 3 {
+		b.say(strings.Repeat("Nobody reads this. ", 10_000)) // more than the terminal keeps
+	}
+	for deadline := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines are left behind", runtime.NumGoroutine()-before)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/services/api"
+	"golang.org/x/sys/unix"
 	"rsc.io/qr"
 )
 
@@ -31,16 +32,18 @@ func isScreen(path string) bool {
 	return name != path && name != "" && name[0] >= '0' && name[0] <= '9'
 }
 
-// write sends text to a console; one that does not take it within a second is left alone.
+// write sends text to a console; one that does not take it within a second, such as a screen that somebody has stopped
+// with Ctrl-S, is left alone.
 func write(path, text string) {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return
-	}
 	done := make(chan struct{})
 	go func() {
-		defer f.Close()
 		defer close(done)
+		f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY, 0)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		f.SetWriteDeadline(time.Now().Add(time.Second))
 		f.WriteString(strings.ReplaceAll(text, "\n", "\r\n"))
 	}()
 	select {
@@ -51,7 +54,7 @@ func write(path, text string) {
 
 // say writes one line to all consoles.
 func (b *Box) say(line string) {
-	for _, c := range consoles() {
+	for _, c := range b.consoles() {
 		write(c, "croft: "+line+"\n")
 	}
 }
@@ -62,16 +65,24 @@ func (b *Box) console(ctx context.Context) {
 	t := time.NewTicker(2 * time.Second)
 	defer t.Stop()
 	var shown string
-	for {
-		if text := render(b.System(), b.claimCode(), addresses()); text != shown {
-			shown = text
-			for _, c := range consoles() {
-				if isScreen(c) {
-					write(c, "\x1b[2J\x1b[H"+text)
-				} else {
-					write(c, text)
-				}
+	show := func() (string, error) {
+		text := render(b.System(), b.claimCode(), addresses())
+		if text == shown {
+			return "", nil
+		}
+		shown = text
+		for _, c := range b.consoles() {
+			if isScreen(c) {
+				write(c, "\x1b[2J\x1b[H"+text)
+			} else {
+				write(c, text)
 			}
+		}
+		return "", nil
+	}
+	for {
+		if _, err := guard(show); err != nil {
+			b.log.Error("console", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -130,7 +141,8 @@ func render(s api.System, code string, addrs []net.IP) string {
 	var w bytes.Buffer
 	fmt.Fprintf(&w, "\n  Croft %s · %s\n\n", s.Version, s.Board.Model)
 	if s.Rescue != nil {
-		fmt.Fprintf(&w, "  RESCUE MODE: %s\n  %s\n  Your data was not changed. Open the page to see what you can do.\n\n", s.Rescue.Text, s.Rescue.Detail)
+		fmt.Fprintf(&w, "  RESCUE MODE: %s\n  %s\n  Nothing is erased unless you ask for it. Open the page to see what you can do.\n\n",
+			s.Rescue.Text, s.Rescue.Detail)
 	}
 	if len(addrs) == 0 {
 		fmt.Fprintf(&w, "  No network yet. Plug a network cable into the box and into your router.\n")
