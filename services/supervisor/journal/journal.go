@@ -7,7 +7,8 @@
 // is torn is all that is lost. Lines are written when many have gathered, every half hour, and when Sync says so:
 // cards wear out.
 //
-// Limits: a service that writes more than a few lines a second for long loses some, and a line says how many.
+// Limits: a service that writes more than a few lines a second for long, restarts included, loses some, and a line
+// says how many. One that does so for days still drives the others' older lines from the disk.
 package journal
 
 import (
@@ -26,14 +27,16 @@ import (
 
 // Bounds.
 const (
-	maxLine     = 8 << 10  // bytes; the rest of a longer line is cut off
-	maxMemory   = 64 << 10 // bytes of a service's entries in memory
-	maxServices = 64       // with entries in memory; further ones are on disk only
-	maxPending  = 64 << 10 // bytes of JSON that wait to be written
-	burst       = 1000     // lines that a service may write at once: a crash with all its stacks
-	perSecond   = 4        // lines that it may write for ever
-	flushEvery  = 30 * time.Minute
-	maxTail     = 10_000 // entries that Tail returns
+	maxLine      = 8 << 10  // bytes; the rest of a longer line is cut off
+	maxMemory    = 64 << 10 // bytes of a service's entries in memory
+	maxServices  = 64       // with entries in memory; further ones are on disk only
+	maxPending   = 64 << 10 // bytes of JSON that wait to be written
+	burst        = 1000     // lines that a service may write at once: a crash with all its stacks
+	perSecond    = 4        // lines that it may write for ever
+	bytesPerLine = 256      // a longer line counts as several
+	flushEvery   = 30 * time.Minute
+	maxTail      = 10_000  // entries that Tail returns
+	maxTailSize  = 1 << 20 // bytes of them
 )
 
 // Entry is one log line.
@@ -57,6 +60,7 @@ type Journal struct {
 	mu      sync.Mutex
 	seq     uint64
 	rings   map[string]*ring
+	rates   map[string]*rate
 	store   *store // nil until Attach
 	pending []byte // JSON lines for store
 	stop    chan struct{}
@@ -69,14 +73,52 @@ type ring struct {
 	size    int
 }
 
-func (r *ring) add(e Entry) {
+// add appends an entry and drops the oldest until at most so many bytes are left.
+func (r *ring) add(e Entry, most int) {
 	r.entries = append(r.entries, e)
 	r.size += e.size()
-	for r.size > maxMemory {
-		r.size -= r.entries[0].size()
-		r.entries[0] = Entry{}
-		r.entries = r.entries[1:]
+	for r.size > most {
+		r.drop()
 	}
+}
+
+// last drops the oldest entries until n are left.
+func (r *ring) last(n int) {
+	for len(r.entries) > n {
+		r.drop()
+	}
+}
+
+func (r *ring) drop() {
+	r.size -= r.entries[0].size()
+	r.entries[0] = Entry{}
+	r.entries = r.entries[1:]
+}
+
+// rate is the token bucket of a service's lines. It outlives the service's processes.
+type rate struct {
+	tokens float64
+	filled time.Time // when tokens were last added
+}
+
+// allow takes the tokens for a line of that many bytes, if the service has them.
+func (j *Journal) allow(service string, size int) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	now := time.Now()
+	r := j.rates[service]
+	if r == nil {
+		r = &rate{tokens: burst, filled: now}
+		j.rates[service] = r
+	}
+	r.tokens = min(r.tokens+now.Sub(r.filled).Seconds()*perSecond, burst)
+	r.filled = now
+	cost := float64(1 + size/bytesPerLine)
+	if r.tokens < cost {
+		return false
+	}
+	r.tokens -= cost
+	return true
 }
 
 // New returns a journal that keeps entries in memory only until Attach.
@@ -89,7 +131,7 @@ func New() *Journal {
 }
 
 func newJournal(boot string) *Journal {
-	return &Journal{boot: boot, rings: map[string]*ring{}, stop: make(chan struct{})}
+	return &Journal{boot: boot, rings: map[string]*ring{}, rates: map[string]*rate{}, stop: make(chan struct{})}
 }
 
 // Attach makes the journal keep entries in dir as well, those that it already has included. It can be called once.
@@ -145,7 +187,7 @@ func (j *Journal) add(service string, level slog.Level, msg string, fields json.
 		j.rings[service] = r
 	}
 	if r != nil {
-		r.add(e)
+		r.add(e, maxMemory)
 	}
 	full := false
 	if j.store != nil {
@@ -198,8 +240,8 @@ func (j *Journal) Close() error {
 	return err
 }
 
-// Tail returns the last n entries of a service, oldest first, at most 10,000; those that memory has no longer come
-// from disk.
+// Tail returns the last n entries of a service, oldest first, at most 10,000 and some 1 MiB; those that memory has no
+// longer come from disk.
 func (j *Journal) Tail(service string, n int) []Entry {
 	n = min(n, maxTail)
 	if n <= 0 {
@@ -230,7 +272,7 @@ func (j *Journal) Tail(service string, n int) []Entry {
 // it keeps its level, message and fields; any other line is a message of level INFO, in a crash ERROR. It is for one
 // goroutine.
 func (j *Journal) Writer(service string) io.WriteCloser {
-	return &lineWriter{j: j, service: service, tokens: burst, filled: time.Now()}
+	return &lineWriter{j: j, service: service}
 }
 
 // lineWriter cuts output into lines and counts them against the service's rate.
@@ -240,8 +282,6 @@ type lineWriter struct {
 	line    []byte
 	cut     bool // the line was too long
 	crash   bool // within the runtime's report of a crash
-	tokens  float64
-	filled  time.Time // when tokens were last added
 	dropped int
 }
 
@@ -277,14 +317,10 @@ func (w *lineWriter) flush() {
 	if len(line) == 0 {
 		return
 	}
-	now := time.Now()
-	w.tokens = min(w.tokens+now.Sub(w.filled).Seconds()*perSecond, burst)
-	w.filled = now
-	if w.tokens < 1 {
+	if !w.j.allow(w.service, len(line)) {
 		w.dropped++
 		return
 	}
-	w.tokens--
 	w.sayDropped()
 	level, msg, fields, ok := parseStructured(line)
 	if ok {

@@ -101,6 +101,71 @@ func TestRate(t *testing.T) {
 	})
 }
 
+// Long lines count for more, and a service that is started again does not begin anew.
+func TestRateCountsBytesOverRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal("boot")
+		var size int
+		for range 20 {
+			w := j.Writer("noisy")
+			for range burst {
+				io.WriteString(w, strings.Repeat("x", maxLine)+"\n")
+			}
+			w.Close()
+			for _, e := range j.Tail("noisy", maxTail) {
+				size += len(e.Msg)
+			}
+			j.rings["noisy"] = &ring{} // so that each is counted once
+		}
+		if most := burst * (bytesPerLine + 100); size > most {
+			t.Errorf("%d bytes kept at once, want at most %d", size, most)
+		}
+		w := j.Writer("other")
+		fmt.Fprintln(w, "heard")
+		w.Close()
+		if got := messages(j.Tail("other", 10)); got != "heard" {
+			t.Errorf("another service: %q", got)
+		}
+	})
+}
+
+func TestTailIsBounded(t *testing.T) {
+	j := newJournal("boot")
+	if err := j.Attach(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	const lines = 2 * maxTailSize / maxLine
+	for i := range lines {
+		j.add("s", 0, fmt.Sprintf("%d %s", i, strings.Repeat("\x01", maxLine-8)), nil)
+	}
+	got := j.Tail("s", lines)
+	size := 0
+	for _, e := range got {
+		size += e.size()
+	}
+	if len(got) == 0 || size > maxTailSize+maxMemory || size < maxTailSize/2 || !strings.HasPrefix(got[len(got)-1].Msg, fmt.Sprint(lines-1)) {
+		t.Errorf("%d entries, %d bytes", len(got), size)
+	}
+}
+
+func TestClosedStoreStaysClosed(t *testing.T) {
+	dir := t.TempDir()
+	st, err := openStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.write([]byte("{}\n"), true); err == nil { // a flush that began before
+		t.Error("written")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	j := newJournal("boot")
 	for s := range maxServices + 5 {

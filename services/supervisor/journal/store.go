@@ -31,10 +31,11 @@ type store struct {
 	dir               string
 	maxFile, maxTotal int64
 
-	mu    sync.Mutex
-	file  *os.File // nil until something is written
-	size  int64
-	files []stored // all, the current one last
+	mu     sync.Mutex
+	file   *os.File // nil until something is written
+	size   int64
+	files  []stored // all, the current one last
+	closed bool
 }
 
 type stored struct {
@@ -76,7 +77,9 @@ func (s *store) write(lines []byte, sync bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
-	if len(lines) > 0 {
+	if s.closed { // a flush that began before; its file would keep the partition busy
+		err = os.ErrClosed
+	} else if len(lines) > 0 {
 		err = s.append(lines)
 	}
 	if sync && s.file != nil && err == nil {
@@ -177,6 +180,7 @@ func (s *store) removeOldest() error {
 func (s *store) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	if s.file == nil {
 		return nil
 	}
@@ -185,7 +189,8 @@ func (s *store) close() error {
 	return err
 }
 
-// tail returns the last n entries of a service that want says yes to; pending are lines that are not written yet.
+// tail returns the last n entries of a service that want says yes to, at most maxTailSize bytes of them; pending are
+// lines that are not written yet.
 func (s *store) tail(service string, n int, pending []byte, want func(*Entry) bool) []Entry {
 	s.mu.Lock()
 	files := slices.Clone(s.files)
@@ -193,34 +198,36 @@ func (s *store) tail(service string, n int, pending []byte, want func(*Entry) bo
 
 	mark, _ := json.Marshal(service)
 	mark = append([]byte(`"service":`), mark...)
-	pick := func(found []Entry, lines []byte) []Entry {
+	pick := func(into *ring, lines []byte) {
 		for line := range bytes.Lines(lines) {
 			var e Entry
 			if !bytes.Contains(line, mark) || json.Unmarshal(line, &e) != nil || e.Service != service || !want(&e) {
 				continue
 			}
-			found = append(found, e)
-			if len(found) >= 2*n {
-				found = append(found[:0], found[len(found)-n:]...)
-			}
+			into.add(e, maxTailSize)
+			into.last(n)
 		}
-		return found[max(len(found)-n, 0):]
 	}
-	out := pick(nil, pending)
+	out := &ring{}
+	pick(out, pending)
 	for _, f := range slices.Backward(files) {
-		if len(out) >= n {
+		if len(out.entries) >= n || out.size >= maxTailSize-maxLine {
 			break
 		}
 		r, err := os.Open(s.path(f.number))
 		if err != nil {
 			continue // removed by now
 		}
-		var found []Entry
-		readMembers(r, func(lines []byte) { found = pick(found, lines) }) // what is torn is lost
+		var found ring
+		readMembers(r, func(lines []byte) { pick(&found, lines) }) // what is torn is lost
 		r.Close()
-		out = append(found, out...)
+		for _, e := range out.entries {
+			found.add(e, maxTailSize)
+		}
+		found.last(n)
+		out = &found
 	}
-	return out[max(len(out)-n, 0):]
+	return out.entries
 }
 
 // readMembers calls fn with the contents of each whole member and returns what it stopped at: nil at the end of the
