@@ -18,6 +18,7 @@ import (
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
+	"github.com/croft-os/croft/services/api"
 )
 
 // Options say what to build.
@@ -30,13 +31,6 @@ type Options struct {
 	// ImageOnly leaves out the compressed image, the checksums and the bill of materials.
 	ImageOnly bool
 	Log       *slog.Logger
-}
-
-// Release is /etc/croft/release.json in the root file system. It is the same in both slots.
-type Release struct {
-	Version string `json:"version"`
-	Built   int64  `json:"built"` // Unix seconds; no box's clock is right before it
-	Board   string `json:"board"`
 }
 
 // Build writes croft-BOARD.img, .img.zst, .spdx.json and .sha256 to o.Out. A file appears under its name only when it is
@@ -161,7 +155,7 @@ func (b *builder) moduleDir(path string) (string, error) {
 
 func (b *builder) root(ctx context.Context) error {
 	dir := filepath.Join(b.tmp, "root")
-	if err := writeRoot(dir, Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID}); err != nil {
+	if err := writeRoot(dir, api.Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID}); err != nil {
 		return err
 	}
 	return pack.Squashfs(ctx, dir, filepath.Join(b.tmp, "root.squashfs"), b.Epoch)

@@ -27,6 +27,7 @@ import (
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
+	"github.com/croft-os/croft/services/api"
 )
 
 // budget is the most that a compressed image may have, in bytes.
@@ -376,7 +377,7 @@ func TestPi(t *testing.T) {
 func TestRoot(t *testing.T) {
 	eachImage(t, func(t *testing.T, b board.Board, img string) {
 		root := rootTree(t, img, b.Layout)
-		var rel Release
+		var rel api.Release
 		if err := json.Unmarshal(read(t, root, "etc/croft/release.json"), &rel); err != nil {
 			t.Fatal(err)
 		}
@@ -604,7 +605,7 @@ func TestBuildRefusesVersion(t *testing.T) {
 // folder, time zone and umask. scripts/reproduce.sh does so from scratch.
 func TestSameAgain(t *testing.T) {
 	eachImage(t, func(t *testing.T, b board.Board, img string) {
-		var rel Release
+		var rel api.Release
 		if err := json.Unmarshal(read(t, rootTree(t, img, b.Layout), "etc/croft/release.json"), &rel); err != nil {
 			t.Fatal(err)
 		}

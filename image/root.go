@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/croft-os/croft/services/api"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
@@ -20,7 +21,7 @@ const (
 // writeRoot adds to dir, which holds the two programs, everything else of the root file system: empty folders to mount on, the
 // files in /etc that the Go standard library reads, and the release. There is no shell, no library and, so far, no
 // kernel module: what the boards need is built into their kernels, except the Pi's Wi-Fi.
-func writeRoot(dir string, r Release) error {
+func writeRoot(dir string, r api.Release) error {
 	for _, d := range []string{"boot", "data", "dev", "mnt", "proc", "run", "sys", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return err

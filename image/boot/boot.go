@@ -41,30 +41,23 @@ type Config struct {
 
 // Paths on the box.
 const (
-	dataDir    = "/data"
-	runDir     = "/run/croft"
-	rescueDir  = "/run/croft-rescue" // state in rescue mode
-	bootDir    = "/boot"
-	release    = "/etc/croft/release.json"
-	cgroupRoot = "/sys/fs/cgroup"
+	dataDir     = "/data"
+	runDir      = "/run/croft"
+	rescueDir   = "/run/croft-rescue" // state in rescue mode
+	bootDir     = "/boot"
+	releaseFile = "/etc/croft/release.json"
+	cgroupRoot  = "/sys/fs/cgroup"
 )
 
 // defaultName is the host name of a box that has not been given one.
 const defaultName = "croft"
-
-// Release says what was built: /etc/croft/release.json, written by the image builder.
-type Release struct {
-	Version string `json:"version"`
-	Built   int64  `json:"built"` // seconds since 1970
-	Board   string `json:"board"`
-}
 
 // Box is the running box. The console, the watchdog and the control socket read the fields below mu while phases run.
 type Box struct {
 	cfg     Config
 	log     *slog.Logger
 	journal *journal.Journal
-	release Release
+	release api.Release
 	cmdline map[string]string
 	dog     *watchdog.Watchdog
 	end     chan string // "reboot" or "poweroff"
@@ -182,8 +175,8 @@ func guard(f func() (string, error)) (note string, err error) {
 func (b *Box) identify() (string, error) {
 	b.cmdline = parseCmdline(readFile("/proc/cmdline"))
 	var err error
-	if uerr := json.Unmarshal([]byte(readFile(release)), &b.release); uerr != nil {
-		err = fmt.Errorf("%s: %w", release, uerr)
+	if uerr := json.Unmarshal([]byte(readFile(releaseFile)), &b.release); uerr != nil {
+		err = fmt.Errorf("%s: %w", releaseFile, uerr)
 	}
 	return board.Model("/proc", "/sys"), err
 }

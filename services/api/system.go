@@ -24,6 +24,13 @@ type System struct {
 	Vitals   Vitals    `json:"vitals"`
 }
 
+// Release is /etc/croft/release.json in the root file system, the same in both slots: what the image builder made.
+type Release struct {
+	Version string `json:"version"`
+	Built   int64  `json:"built"` // seconds since 1970; no box's clock is right before it
+	Board   string `json:"board"` // board family
+}
+
 // Board identifies the hardware.
 type Board struct {
 	ID    string `json:"id"`    // board family: "pc", "pi", "vm-arm64"
