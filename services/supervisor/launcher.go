@@ -271,11 +271,10 @@ func (l *launcher) start(u *unit) (process, error) {
 	go func() {
 		defer close(output)
 		w := l.Journal.Writer(u.decl.Name)
-		io.Copy(w, pr) // until all that could write have ended
+		io.Copy(w, pr) // until all that could write have ended, or wait closes it
 		w.Close()
-		pr.Close()
 	}()
-	go p.wait(output)
+	go p.wait(output, pr)
 	return p, nil
 }
 
@@ -323,13 +322,16 @@ func (p *child) kill() {
 	p.cmd.Process.Kill()
 }
 
-func (p *child) wait(output <-chan struct{}) {
+// wait sees the process to its end. Whoever still holds the pipe after that, such as a peer with the descriptor in a
+// queue, must not keep it open for ever.
+func (p *child) wait(output <-chan struct{}, pipe io.Closer) {
 	err := p.cmd.Wait()
 	p.kill() // without a pid namespace others may be left
 	select {
 	case <-output:
 	case <-time.After(time.Second):
 	}
+	pipe.Close()
 	e := exit{code: p.cmd.ProcessState.ExitCode()}
 	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		e.code, e.signal = 0, ws.Signal()
