@@ -73,6 +73,7 @@ type Box struct {
 	sup    *supervisor.Supervisor
 	rescue *api.Rescue // nil in normal mode
 	ident  identity
+	ending bool // a restart or the end was asked for
 }
 
 func newBox(cfg Config) *Box {
@@ -132,6 +133,9 @@ func Main(cfg Config) error {
 
 // finish asks for the end of the box: "reboot" or "poweroff". Only the first one counts.
 func (b *Box) finish(action string) {
+	b.mu.Lock()
+	b.ending = true
+	b.mu.Unlock()
 	select {
 	case b.end <- action:
 	default:

@@ -191,9 +191,14 @@ func TestRescueActions(t *testing.T) {
 			t.Errorf("%s without a partition", action)
 		}
 	}
-	b.rescue.Busy = "check"
-	if err := b.act(context.Background(), "retry"); !errors.Is(err, errBusy) {
+	b.rescue.Busy = "retry"
+	if err := b.act(context.Background(), "check"); !errors.Is(err, errBusy) {
 		t.Errorf("a second action: %v", err)
+	}
+	b.rescue.Busy = ""
+	b.finish("reboot")
+	if err := b.act(context.Background(), "check"); !errors.Is(err, errBusy) {
+		t.Errorf("an action of a box that is being restarted: %v", err)
 	}
 }
 

@@ -247,7 +247,7 @@ func (b *Box) act(ctx context.Context, action string) error {
 	if b.rescue == nil {
 		return errors.New("the box is not in rescue mode")
 	}
-	if b.rescue.Busy != "" {
+	if b.rescue.Busy != "" || b.ending {
 		return errBusy
 	}
 	if b.data == nil && action != "retry" {
