@@ -40,6 +40,7 @@ const (
 	maxPoll      = 2048 * time.Second
 	firstRetry   = 5 * time.Second // without an answer; doubled up to maxRetry
 	maxRetry     = 1024 * time.Second
+	pokeWait     = 2 * time.Second  // after a poll without an answer, until a change of the network brings the next
 	confirmAfter = 15 * time.Second // between the polls that confirm a step
 	confirmPolls = 3
 	stepAbove    = 400 * time.Millisecond // less is slewed
@@ -216,14 +217,14 @@ func (c *Clock) Run(ctx context.Context) error {
 	defer timer.Stop()
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()
-	var last time.Time
+	var quiet time.Time // no poll before, however often the network changes
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.poke:
 			c.failures, c.targets = 0, nil
-			timer.Reset(max(0, 2*time.Second-time.Since(last)))
+			timer.Reset(max(0, time.Until(quiet)))
 			continue
 		case <-save.C:
 			c.save(time.Minute)
@@ -231,8 +232,11 @@ func (c *Clock) Run(ctx context.Context) error {
 			continue
 		case <-timer.C:
 		}
-		last = time.Now()
 		next := c.poll(ctx)
+		quiet = time.Now().Add(min(next, minPoll))
+		if c.failures > 0 {
+			quiet = time.Now().Add(pokeWait)
+		}
 		c.publish()
 		timer.Reset(time.Duration(float64(next) * (0.95 + 0.1*rand.Float64())))
 	}

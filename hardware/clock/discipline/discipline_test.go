@@ -314,6 +314,22 @@ func TestPolling(t *testing.T) {
 	})
 }
 
+// A network that changes all the time makes the box no nuisance to time servers.
+func TestPokedForEver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, rigBuild, date(2027), time.Time{})
+		defer r.stop()
+		for range 3600 {
+			r.run(time.Second)
+			r.Poke()
+		}
+		if n := len(r.polls()); n < 50 || n > 58 {
+			t.Errorf("%d polls in an hour", n)
+		}
+		r.want(t, Sure, "agree")
+	})
+}
+
 func TestLiars(t *testing.T) {
 	tests := []struct {
 		name      string
