@@ -13,7 +13,9 @@
 // questions about hosts: _http._tcp, _https._tcp and _croft._tcp, named like the host, whose name has been probed. It
 // starts only when the name is ours. A service of that very name on another host, announced by something that is no
 // Croft, would go unnoticed. Its limits are worked around as said at services and link; it answers one-shot questions
-// about services only when they ask for unicast.
+// about services only when they ask for unicast. It limits no rates: each of the up to 230 questions that fit into a
+// packet gets an answer of its own, in both families, some fifty times as many bytes as were asked with. What that
+// costs the box is bounded by the service's share of the processor.
 //
 // The process needs no privilege: UDP sockets on port 5353, shared with other programs, and netlink for reading.
 package discovery

@@ -36,7 +36,7 @@ func Services(daemon string) []service.Service {
 			After:     []string{"network"},
 			Listeners: []service.Listener{unix("discovery")},
 			Network:   service.NetHost,
-			Limits:    service.Limits{Memory: 48 * mib},
+			Limits:    service.Limits{Memory: 48 * mib, CPU: 100}, // questions are free: a flood of them gets one core
 			Watchdog:  time.Minute,
 		},
 		{
