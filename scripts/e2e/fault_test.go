@@ -167,7 +167,7 @@ func TestDamagedData(t *testing.T) {
 	if _, err := b.vm.Console.Wait(t.Context(), mark, regexp.MustCompile(`^\s*claim code`)); err != nil {
 		t.Fatal(err)
 	}
-	b.mark = mark
+	b.mark = b.vm.Console.Mark() // the code is shown again as services start
 	b.newClient()
 	s = b.up()
 	if s.System.ID == id || s.System.ID == "" || b.code() == code {
@@ -212,7 +212,10 @@ func TestFullData(t *testing.T) {
 	}
 	editData(t, d, "write "+big+" /photos\n") // as much as fits
 	b := start(t, memoryOptions(t, d))
-	s := b.up()
+	s := b.upTo(running)
+	for _, n := range s.Notices {
+		t.Logf("notice: %s", n.Text)
+	}
 	if s.System.ID != id {
 		t.Errorf("box %s, was %s", s.System.ID, id)
 	}
@@ -324,4 +327,26 @@ func reads(ctx context.Context, vm *qemu.VM, id string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no drive %s among %s", id, strconv.Itoa(len(stats)))
+}
+
+// TestWatchdog hangs a box for good, in a kernel panic that does not restart it: the hardware watchdog must.
+func TestWatchdog(t *testing.T) {
+	t.Parallel()
+	o := options(t, "unknown_nmi_panic", "panic=0")
+	o.Watchdog = true
+	b := start(t, o)
+	first := b.up()
+	b.mark = b.vm.Console.Mark()
+	if err := b.vm.Do(t.Context(), "inject-nmi", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), pageTime)
+	defer cancel()
+	if _, err := b.vm.Console.Wait(ctx, b.mark, regexp.MustCompile("Kernel panic")); err != nil {
+		t.Fatal(err)
+	}
+	b.code()
+	if s := b.up(); s.System.ID != first.System.ID {
+		t.Errorf("box %s, was %s", s.System.ID, first.System.ID)
+	}
 }

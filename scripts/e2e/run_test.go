@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/croft-os/croft/scripts/qemu"
 )
@@ -66,45 +65,46 @@ func makeRun(t *testing.T, program, out, did string, up *regexp.Regexp) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var said []string
-	var match []string
+	var said, match []string
 	sc := bufio.NewScanner(stdout)
 	for sc.Scan() {
 		said = append(said, sc.Text())
-		if match = up.FindStringSubmatch(sc.Text()); match != nil {
-			break
+		m := up.FindStringSubmatch(sc.Text())
+		if m == nil {
+			continue
+		}
+		match = m
+		checkPage(t, m[1])
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
 		}
 	}
+	err = cmd.Wait()
+	all := strings.Join(said, "\n")
 	if match == nil {
-		err := cmd.Wait()
-		t.Fatalf("it did not come up: %v\n%s\n%s", err, strings.Join(said, "\n"), stderr.String())
+		t.Fatalf("it did not come up: %v\n%s\n%s", err, all, stderr.String())
 	}
-	if !strings.Contains(strings.Join(said, "\n"), did) {
-		t.Errorf("it said %q, want %q", said, did)
-	}
-	res, err := http.Get(match[1])
 	if err != nil {
-		t.Error(err)
-	} else {
-		page, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(page), "Croft") {
-			t.Errorf("the page: %s, %v", res.Status, err)
+		t.Errorf("after the interrupt: %v\n%s", err, stderr.String())
+	}
+	for _, want := range []string{did, "█▀", "The box is off."} {
+		if !strings.Contains(all, want) {
+			t.Errorf("it did not say %q:\n%s", want, all)
 		}
-	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	rest, err := io.ReadAll(stdout)
-	if err != nil {
-		t.Error(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("after the interrupt: %v\n%s%s", err, rest, stderr.String())
-	}
-	if !strings.Contains(string(rest), "The box is off.") || !strings.Contains(string(rest), "█") {
-		t.Errorf("after %v it said %s", time.Since(began), rest)
 	}
 	return match[2]
+}
+
+func checkPage(t *testing.T, url string) {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(page), "Croft") {
+		t.Errorf("the page: %s, %v", res.Status, err)
+	}
 }
