@@ -121,7 +121,7 @@ func TestGrowGPTFromBackup(t *testing.T) {
 }
 
 func TestGrowMBR(t *testing.T) {
-	for _, size := range []int64{16 * mib, 1 << 30, 100 << 30} {
+	for _, size := range []int64{16 * mib, 1 << 30, 100 << 30, 3 << 40} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			img := mbrImage(t, size)
 			f := open(t, img)
@@ -129,7 +129,7 @@ func TestGrowMBR(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if left := size - got - 10*mib; left > 3*mib || left < 0 {
+			if left := min(size, 2<<40) - got - 10*mib; left > 3*mib || left < 0 {
 				t.Errorf("%d bytes are left over", left)
 			}
 			if out := tool(t, "", "sfdisk", "--verify", img); !strings.Contains(out, "No errors detected") {
@@ -151,8 +151,21 @@ func TestGrowRefuses(t *testing.T) {
 	if _, _, err := growMBR(open(t, blank), 8*mib, 7); err == nil {
 		t.Error("a blank drive was taken for an MBR")
 	}
-	if _, _, err := growMBR(open(t, mbrImage(t, 256*mib)), 256*mib, 6); err == nil {
-		t.Error("a partition with one behind it was grown")
+	for name, tc := range map[string]struct {
+		number int
+		behind bool // a primary partition stands behind the extended one
+	}{"not the last": {6, false}, "none": {8, false}, "a primary one behind": {7, true}} {
+		img := mbrImage(t, 256*mib)
+		if tc.behind {
+			tool(t, "100M,1M,83\n", "sfdisk", "--no-reread", "-N3", img)
+		}
+		before := tool(t, "", "sfdisk", "-d", img)
+		if _, wrote, err := growMBR(open(t, img), 256*mib, tc.number); err == nil || wrote {
+			t.Errorf("%s: wrote %v, %v", name, wrote, err)
+		}
+		if after := tool(t, "", "sfdisk", "-d", img); after != before {
+			t.Errorf("%s: was\n%s\nnow\n%s", name, before, after)
+		}
 	}
 	if _, _, err := growGPT(open(t, gptImage(t, 256*mib)), 256*mib, 9, nil); err == nil {
 		t.Error("a partition that does not exist was grown")

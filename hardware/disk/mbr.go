@@ -52,6 +52,32 @@ func growMBR(m Medium, size int64, number int) (int64, bool, error) {
 		return 0, false, fmt.Errorf("%w: no extended partition", errBadMBR)
 	}
 	base := entryOf(mbr, ext).start()
+	for i := range 4 {
+		if e := entryOf(mbr, i); e.kind() != 0 && e.start() > base {
+			return 0, false, fmt.Errorf("%w: partition %d is behind the extended one", errBadMBR, i+1)
+		}
+	}
+	// Follow the links to the logical partition before anything is written.
+	var prev, ebr []byte
+	prevLBA, lba := uint32(0), base
+	for n := 5; ; n++ {
+		if ebr, err = readMBR(m, lba); err != nil {
+			return 0, false, err
+		}
+		next := entryOf(ebr, 1)
+		if n == number && next.extended() {
+			return 0, false, fmt.Errorf("%w: partition %d is not the last", errBadMBR, number)
+		}
+		if n == number {
+			break
+		}
+		if !next.extended() || n > number {
+			return 0, false, fmt.Errorf("%w: no partition %d", errBadMBR, number)
+		}
+		prev, prevLBA = ebr, lba
+		lba = base + next.start()
+	}
+
 	wrote := false
 	// put sets the size of entry i of the table at lba so that it ends at the new end.
 	put := func(table []byte, lba uint32, i int, start uint32) error {
@@ -73,34 +99,15 @@ func growMBR(m Medium, size int64, number int) (int64, bool, error) {
 		return nil
 	}
 	if err := put(mbr, 0, ext, base); err != nil {
-		return 0, false, err
+		return 0, wrote, err
 	}
-	prev, prevLBA := []byte(nil), uint32(0)
-	lba := base
-	for n := 5; ; n++ {
-		ebr, err := readMBR(m, lba)
-		if err != nil {
+	if prev != nil {
+		if err := put(prev, prevLBA, 1, lba); err != nil {
 			return 0, wrote, err
 		}
-		next := entryOf(ebr, 1)
-		if n == number {
-			if next.extended() {
-				return 0, wrote, fmt.Errorf("%w: partition %d is not the last", errBadMBR, number)
-			}
-			if prev != nil {
-				if err := put(prev, prevLBA, 1, lba); err != nil {
-					return 0, wrote, err
-				}
-			}
-			if err := put(ebr, lba, 0, lba+entryOf(ebr, 0).start()); err != nil {
-				return 0, wrote, err
-			}
-			return int64(entryOf(ebr, 0).size()) * sectorSize, wrote, nil
-		}
-		if !next.extended() || n > number {
-			return 0, wrote, fmt.Errorf("%w: no partition %d", errBadMBR, number)
-		}
-		prev, prevLBA = ebr, lba
-		lba = base + next.start()
 	}
+	if err := put(ebr, lba, 0, lba+entryOf(ebr, 0).start()); err != nil {
+		return 0, wrote, err
+	}
+	return int64(entryOf(ebr, 0).size()) * sectorSize, wrote, nil
 }
