@@ -134,7 +134,6 @@ type path struct {
 	state pathState
 	sent  int       // probes or announcements since the state began
 	at    time.Time // when the next one is due; zero if none
-	again bool      // probing again, since somebody else used the name, and no probe was sent yet
 
 	last      map[rr]time.Time // when a record was last multicast here
 	pending   []rr             // to be multicast at pendingAt, for it was multicast too short ago
@@ -375,7 +374,6 @@ func (r *responder) step(now time.Time, p *path) {
 			ttl:       hostTTL,
 		})
 		p.sent++
-		p.again = false
 		p.at = now.Add(probeGap)
 		return
 	}
@@ -460,7 +458,6 @@ func (r *responder) response(now time.Time, p *path, m *message, src netip.Addr)
 		for _, q := range r.paths {
 			if q.link == p.link {
 				q.reset(at)
-				q.again = true
 			}
 		}
 		if p.link.refreshed.IsZero() || now.Sub(p.link.refreshed) > refreshGap {
@@ -468,15 +465,15 @@ func (r *responder) response(now time.Time, p *path, m *message, src netip.Addr)
 		}
 		return
 	}
-	// What both sides sent before either noticed, such as the same answer over the other family, must not make both
-	// give up.
-	if !p.again {
+	// Only an answer to a probe counts. What both sides sent before either noticed, such as the same answer over the
+	// other family, must not make both give up; nor may a flood of answers to nothing drive us from name to name.
+	if p.sent > 0 {
 		r.rename(now, src)
 	}
 }
 
 func (p *path) reset(at time.Time) {
-	p.state, p.sent, p.at, p.again, p.pending = probing, 0, at, false, nil
+	p.state, p.sent, p.at, p.pending = probing, 0, at, nil
 	clear(p.last)
 }
 
@@ -513,7 +510,9 @@ func (r *responder) tieBreak(now time.Time, p *path, theirs []record) {
 	if slices.CompareFunc(ours, theirs, compareRecords) >= 0 {
 		return
 	}
-	r.log.Info("another box asks for the same name at the same time; letting it go first", "name", r.host)
+	if p.sent > 0 { // else it is waiting already
+		r.log.Info("another box asks for the same name at the same time; letting it go first", "name", r.host)
+	}
 	for _, q := range r.paths {
 		if q.link == p.link && q.state == probing {
 			q.reset(now.Add(tieWait))

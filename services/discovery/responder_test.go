@@ -640,6 +640,9 @@ func TestConflictStorm(t *testing.T) {
 	if len(probes) > 20 {
 		t.Errorf("%d probes in a minute", len(probes))
 	}
+	if b.tries > 20 || b.tries < 2 { // a name is given up for an answer to a probe, not unasked
+		t.Errorf("%d names tried in a minute", b.tries)
+	}
 }
 
 func TestTieBreak(t *testing.T) {
