@@ -274,6 +274,14 @@ func TestVigil(t *testing.T) {
 			t.Errorf("step %d, at %v: %v", i, tc.at, got)
 		}
 	}
+	// Services that have just been started count as healthy for a while, after a slow start too.
+	v = vigil{}
+	v.overdue(5*time.Minute, errNotStarted)
+	for at, want := range map[time.Duration]bool{5*time.Minute + 10*time.Second: false, 5*time.Minute + patience: true} {
+		if v.overdue(at, nil); v.settled(at) != want {
+			t.Errorf("healthy from 5 min on, at %v: settled %v", at, !want)
+		}
+	}
 	v.stays = true
 	if v.overdue(2*time.Hour, nil); v.stays {
 		t.Error("a box that was well again would not be restarted")

@@ -55,7 +55,7 @@ func (b *Box) watchHealth(ctx context.Context) {
 	if b.dog != nil {
 		every = min(every, max(b.dog.Timeout/4, time.Second))
 	}
-	v := vigil{lastHealthy: sinceBoot()}
+	v := vigil{lastHealthy: sinceBoot(), lastSick: sinceBoot()}
 	restart, cleared := false, false
 	for ctx.Err() == nil && !restart {
 		now := sinceBoot()
@@ -64,7 +64,7 @@ func (b *Box) watchHealth(ctx context.Context) {
 			restart = b.mayRestart(unhealthyFile, err)
 			v.stays = !restart
 		}
-		if err == nil && !cleared && now > patience {
+		if v.settled(now) && !cleared {
 			cleared = true
 			os.Remove(unhealthyFile)
 		}
@@ -97,18 +97,22 @@ func (b *Box) pet() {
 
 // vigil is how the box has been lately.
 type vigil struct {
-	lastHealthy time.Duration // since boot
-	stays       bool          // was decided for as long as it is not healthy: no restart
+	lastHealthy, lastSick time.Duration // since boot
+	stays                 bool          // was decided for as long as it is not healthy: no restart
 }
+
+// settled tells whether the box has been healthy for so long that a later restart is not one in a row.
+func (v *vigil) settled(now time.Duration) bool { return now-v.lastSick >= patience }
 
 // overdue tells whether a box in that state has been so for too long.
 func (v *vigil) overdue(now time.Duration, err error) bool {
-	limit := patience
-	switch {
-	case err == nil:
+	if err == nil {
 		v.lastHealthy, v.stays = now, false
 		return false
-	case errors.Is(err, errNotStarted):
+	}
+	v.lastSick = now
+	limit := patience
+	if errors.Is(err, errNotStarted) {
 		limit = bootPatience
 	}
 	return now-v.lastHealthy >= limit
