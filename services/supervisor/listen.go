@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // socket is a listener that the supervisor holds open as long as it runs, so that nobody is refused while the
@@ -17,10 +19,14 @@ type socket struct {
 	file *os.File // nil until it could be opened
 }
 
-// open opens what is not open yet. A path of a unix socket is in dir.
+// open opens what is not open yet, or what the service has shut down. A path of a unix socket is in dir.
 func (s *socket) open(ctx context.Context, dir string) error {
 	if s.file != nil {
-		return nil
+		if s.decl.Network != "tcp" || listening(s.file) {
+			return nil
+		}
+		s.file.Close()
+		s.file = nil
 	}
 	f, err := s.listen(ctx, dir)
 	if err != nil {
@@ -28,6 +34,17 @@ func (s *socket) open(ctx context.Context, dir string) error {
 	}
 	s.file = f
 	return nil
+}
+
+// listening reports whether a socket still takes connections: shutdown(2) by one process ends that for all.
+func listening(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	on := 0
+	cerr := raw.Control(func(fd uintptr) { on, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN) })
+	return cerr == nil && err == nil && on == 1
 }
 
 func (s *socket) listen(ctx context.Context, dir string) (*os.File, error) {

@@ -575,6 +575,35 @@ func TestPortTaken(t *testing.T) {
 	c.Close()
 }
 
+// A service that was taken over can shut its listener down, but not for the one that is started after it.
+func TestDeafenedListener(t *testing.T) {
+	r := newReal(t)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	free.Close()
+	a := do("a", "deafen", "ready", "wait")
+	a.Listeners = []Listener{{Name: "x", Network: "tcp", Address: addr}}
+	r.start(a)
+	r.await("a", api.StateRunning)
+	r.wrote("a", "^deafen <nil>$")
+	if c, err := net.Dial("tcp", addr); err == nil {
+		c.Close()
+		t.Fatal("still heard")
+	}
+	u := r.byName["a"]
+	if err := u.sup.backend.(*launcher).rigs[u].sockets[0].open(t.Context(), r.run); err != nil { // as the next start does
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 func TestForkBomb(t *testing.T) {
 	r := newReal(t)
 	a := do("a", "ready", "fork", "wait")

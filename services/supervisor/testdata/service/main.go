@@ -74,6 +74,8 @@ func run(do, value string) {
 				c.Close()
 			}
 		}()
+	case "deafen": // the passed listener, for whoever else has it
+		fmt.Println("deafen", syscall.Shutdown(3, syscall.SHUT_RDWR))
 	case "eat": // this many MB of memory
 		debug.SetMemoryLimit(1 << 40)
 		n, _ := strconv.Atoi(value)
