@@ -30,7 +30,7 @@ import (
 // the owner installed.
 const (
 	caLife     = 10 * 365 * 24 * time.Hour
-	caRenew    = 120 * 24 * time.Hour // before the end of the authority's certificate, a new authority is made
+	caRenew    = 120 * 24 * time.Hour // before the end of the authority's certificate, its successor takes over
 	leafLife   = 60 * 24 * time.Hour
 	unsureLife = 820 * 24 * time.Hour // while the clock may be behind
 	backdate   = 24 * time.Hour
@@ -78,9 +78,10 @@ type subjects struct {
 
 var _ certmagic.Issuer = (*authority)(nil)
 
-// openAuthority reads the authority from the file, or makes a new one if there is none, if it is damaged or if it
-// ends soon. If the file can't be read or written, the authority lives as long as the process, and the file stays as
-// it is. file is "" for memory only.
+// openAuthority reads the authority from the file, or makes a new one if there is none or if it is damaged. One that
+// ends soon stays, since the clock may be wrong and phones trust it; its successor has a file of its own. If the file
+// can't be read or written, the authority lives as long as the process, and the file stays as it is. file is "" for
+// memory only.
 func openAuthority(file string, now func() time.Time, log *slog.Logger) (*authority, error) {
 	keep := file != ""
 	if keep {
@@ -89,7 +90,8 @@ func openAuthority(file string, now func() time.Time, log *slog.Logger) (*author
 		case err == nil && now().Before(cert.NotAfter.Add(-caRenew)):
 			return &authority{cert: cert, key: key, now: now}, nil
 		case err == nil:
-			log.Warn("the box's certificate authority ends soon, making a new one", "end", cert.NotAfter)
+			log.Warn("the box's certificate authority ends soon, going on with its successor", "end", cert.NotAfter)
+			return openAuthority(file+".next", now, log)
 		case errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, errDamaged):
 			log.Warn("the box's certificate authority is damaged, making a new one", "err", err)

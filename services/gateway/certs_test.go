@@ -326,6 +326,35 @@ func TestClockThatJumps(t *testing.T) {
 	}
 }
 
+// Phones that trust the authority must not lose it because one start believed that it was 2040.
+func TestAuthorityOutlivesAWrongClock(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	at := func(now time.Time) string {
+		t.Helper()
+		a, err := openAuthority(file, func() time.Time { return now }, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !now.Before(a.cert.NotAfter) {
+			t.Errorf("at %v it has ended on %v", now, a.cert.NotAfter)
+		}
+		return a.cert.Subject.CommonName
+	}
+	first, later := spring, spring.AddDate(13, 0, 0)
+	own := at(first)
+	other := at(later)
+	if own == other {
+		t.Fatal("an authority that has ended goes on")
+	}
+	if got := at(first.AddDate(0, 1, 0)); got != own {
+		t.Errorf("%s after the clock was put right, was %s", got, own)
+	}
+	if got := at(later.AddDate(0, 1, 0)); got != other {
+		t.Errorf("%s a month later, was %s", got, other)
+	}
+}
+
 // While the box doesn't know the time, its certificate must satisfy clients that do; else it is short.
 func TestLifeOfCertificatesFollowsTheClock(t *testing.T) {
 	t.Parallel()
