@@ -64,6 +64,13 @@ func openSessions(ctx context.Context, st *state, log *slog.Logger, now func() t
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read sessions: %w", err)
 	}
+	rows.Close()
+	// Of the expired some stay: the clock may be ahead.
+	_, err = st.db.ExecContext(ctx,
+		"DELETE FROM sessions WHERE token NOT IN (SELECT token FROM sessions ORDER BY seen DESC LIMIT ?)", maxSessions)
+	if err != nil {
+		log.Warn("old sessions could not be removed from the disk", "err", err)
+	}
 	return s, nil
 }
 

@@ -244,3 +244,30 @@ func TestSessionsBounded(t *testing.T) {
 		t.Error("the second is gone too")
 	}
 }
+
+// TestStoredSessionsBounded sees that what has expired while nobody looked does not stay on the disk for ever.
+func TestStoredSessionsBounded(t *testing.T) {
+	ctx := context.Background()
+	st := open(t, t.TempDir())
+	defer st.close()
+	now := time.Now()
+	for i := range 2 * maxSessions {
+		seen := now.Add(-time.Duration(i) * time.Hour).Unix()
+		_, err := st.db.Exec("INSERT INTO sessions (token, created, seen, expires) VALUES (?, ?, ?, ?)",
+			fmt.Appendf(nil, "%032d", i), seen, seen, seen+int64(sessionLife/time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := openSessions(ctx, st, quiet, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := int(sessionLife / time.Hour); len(s.all) != want {
+		t.Errorf("%d sessions go on, want %d", len(s.all), want)
+	}
+	var n int
+	if err := st.db.QueryRow("SELECT count(*) FROM sessions").Scan(&n); err != nil || n != maxSessions {
+		t.Errorf("%d sessions stored, want %d: %v", n, maxSessions, err)
+	}
+}
