@@ -39,7 +39,8 @@ const (
 	h1Conns   = 32
 	h2Conns   = 8
 	h2Streams = 8
-	pageSize  = 8 << 10 // about what the first page weighs
+	warmUp    = time.Second // of HTTP/2 connections
+	pageSize  = 8 << 10     // about what the first page weighs
 )
 
 func benchGateway(ctx context.Context, o options) ([]row, error) {
@@ -63,7 +64,7 @@ func benchGateway(ctx context.Context, o options) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	caddy, version, err := startCaddy(ctx, dir)
+	caddy, caddyPID, version, err := startCaddy(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -72,19 +73,32 @@ func benchGateway(ctx context.Context, o options) ([]row, error) {
 		return nil, err
 	}
 
-	type sample struct{ rate, p99 []float64 }
+	type sample struct{ rate, p99, cpu []float64 }
 	var samples [2][2]sample // by protocol, by gateway
 	for n := range o.rounds {
 		for p, load := range []func(context.Context, string, time.Duration) (float64, float64, error){wrk, h2load} {
 			for g, url := range []string{ours, caddy} {
+				gatewayPID := []int{pid, caddyPID}[g]
+				before, err := cpuTime(gatewayPID)
+				if err != nil {
+					return nil, err
+				}
 				rate, p99, err := load(ctx, url, o.round)
 				if err != nil {
 					return nil, err
 				}
-				fmt.Fprintf(o.log, "round %d: %s %s: %.0f requests/s, p99 %.2f ms\n",
-					n+1, []string{"HTTP/1.1", "HTTP/2"}[p], []string{"Croft", version}[g], rate, p99)
+				after, err := cpuTime(gatewayPID)
+				if err != nil {
+					return nil, err
+				}
+				cpu := float64((after - before).Microseconds()) / (rate * o.round.Seconds())
+				if p == 1 {
+					cpu *= o.round.Seconds() / (o.round + warmUp).Seconds() // h2load's rate is without the warm-up
+				}
+				fmt.Fprintf(o.log, "round %d: %s %s: %.0f requests/s, p99 %.2f ms, %.0f µs of CPU each\n",
+					n+1, []string{"HTTP/1.1", "HTTP/2"}[p], []string{"Croft", version}[g], rate, p99, cpu)
 				s := &samples[p][g]
-				s.rate, s.p99 = append(s.rate, rate), append(s.p99, p99)
+				s.rate, s.p99, s.cpu = append(s.rate, rate), append(s.p99, p99), append(s.cpu, cpu)
 			}
 		}
 	}
@@ -104,6 +118,10 @@ func benchGateway(ctx context.Context, o options) ([]row, error) {
 			row{
 				Measure: "gateway, HTTPS " + name + ", p99", Unit: "ms", Ours: median(a.p99), Peer: median(b.p99),
 				Value: ratios(a.p99, b.p99), Note: "lower is better",
+			},
+			row{
+				Measure: "gateway, HTTPS " + name + ", CPU", Unit: "µs/request", Ours: median(a.cpu), Peer: median(b.cpu),
+				Value: ratios(a.cpu, b.cpu), Note: "lower is better; hardly moved by what else the machine does",
 			})
 	}
 	return append(rows,
@@ -134,19 +152,19 @@ func startOurs(ctx context.Context, dir string) (url string, pid int, err error)
 	return url, pid, answers(ctx, url)
 }
 
-func startCaddy(ctx context.Context, dir string) (url, version string, err error) {
+func startCaddy(ctx context.Context, dir string) (url string, pid int, version string, err error) {
 	out, err := exec.CommandContext(ctx, "caddy", "version").Output()
 	if err != nil {
-		return "", "", fmt.Errorf("caddy version: %w", err)
+		return "", 0, "", fmt.Errorf("caddy version: %w", err)
 	}
 	version = "Caddy " + strings.Fields(string(out) + " ?")[0]
 	certFile, keyFile := filepath.Join(dir, "caddy.crt"), filepath.Join(dir, "caddy.key")
 	if err := selfSigned(certFile, keyFile); err != nil {
-		return "", "", err
+		return "", 0, "", err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", "", err
+		return "", 0, "", err
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
@@ -165,14 +183,14 @@ https://localhost:%d {
 	reverse_proxy unix/%s
 }
 `, port, certFile, keyFile, filepath.Join(dir, "webui.sock")), 0o600); err != nil {
-		return "", "", err
+		return "", 0, "", err
 	}
 	cmd := exec.CommandContext(ctx, "caddy", "run", "--config", config, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	if err := begin(ctx, cmd); err != nil {
-		return "", "", err
+		return "", 0, "", err
 	}
-	return url, version, answers(ctx, url)
+	return url, cmd.Process.Pid, version, answers(ctx, url)
 }
 
 // begin starts a program that ends with ctx, and with this process.
@@ -254,7 +272,7 @@ func h2load(ctx context.Context, url string, d time.Duration) (rate, p99 float64
 	defer os.RemoveAll(dir)
 	logFile := filepath.Join(dir, "log")
 	out, err := exec.CommandContext(ctx, "h2load", "-t1", "-c"+strconv.Itoa(h2Conns), "-m"+strconv.Itoa(h2Streams),
-		"-D"+strconv.Itoa(max(1, int(d.Seconds()))), "--warm-up-time=1", "--log-file="+logFile, url).CombinedOutput()
+		"-D"+strconv.Itoa(max(1, int(d.Seconds()))), "--warm-up-time="+strconv.Itoa(int(warmUp.Seconds())), "--log-file="+logFile, url).CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("h2load: %w: %s", err, out)
 	}
@@ -317,6 +335,22 @@ func pss(pid int) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %d: no Pss", pid)
+}
+
+// cpuTime returns the processor time that a process has used (proc_pid_stat(5), in ticks of 10 ms).
+func cpuTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0, fmt.Errorf("process %d: short stat", pid)
+	}
+	user, err := strconv.Atoi(f[11])
+	system, err2 := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err, err2)
 }
 
 // Roles that this program plays in processes of their own.
