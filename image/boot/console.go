@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/croft-os/croft/image/qrtext"
 	"github.com/croft-os/croft/services/api"
 	"golang.org/x/sys/unix"
-	"rsc.io/qr"
 )
 
 // consoles returns the device nodes that the kernel uses as consoles: screens ("/dev/tty0") and serial lines.
@@ -163,7 +163,7 @@ func render(s api.System, code string, addrs []net.IP) string {
 		}
 		fmt.Fprintf(&w, "\n  %s %s\n", what, code)
 		if len(addrs) > 0 {
-			fmt.Fprintf(&w, "\n%s\n", qrText(pageURL(addrs[0], code)))
+			fmt.Fprintf(&w, "\n%s\n", qrtext.Draw(pageURL(addrs[0], code)))
 		}
 	}
 	fmt.Fprintln(&w)
@@ -178,34 +178,6 @@ func render(s api.System, code string, addrs []net.IP) string {
 			fmt.Fprintf(&w, " (%s)", svc.LastExit)
 		}
 		fmt.Fprintln(&w)
-	}
-	return w.String()
-}
-
-// qrText draws a QR code with half blocks, dark on light, with a quiet zone.
-func qrText(text string) string {
-	c, err := qr.Encode(text, qr.L)
-	if err != nil {
-		return ""
-	}
-	const quiet = 2
-	var w strings.Builder
-	for y := -quiet; y < c.Size+quiet; y += 2 {
-		w.WriteString("  ")
-		for x := -quiet; x < c.Size+quiet; x++ {
-			// A light module is drawn, a dark one is left: terminals are dark.
-			switch top, bottom := !c.Black(x, y), !c.Black(x, y+1) && y+1 < c.Size+quiet; {
-			case top && bottom:
-				w.WriteString("█")
-			case top:
-				w.WriteString("▀")
-			case bottom:
-				w.WriteString("▄")
-			default:
-				w.WriteString(" ")
-			}
-		}
-		w.WriteString("\n")
 	}
 	return w.String()
 }

@@ -23,8 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/croft-os/croft/image/qrtext"
 	"github.com/croft-os/croft/scripts/qemu"
-	"rsc.io/qr"
 )
 
 const (
@@ -284,31 +284,6 @@ func (a address) text() string {
 		url += "#" + a.code
 	}
 	fmt.Fprintf(&w, "Over HTTPS: https://127.0.0.1:%d/ (certificate of the box's own authority)\n\n%s\nCtrl-C shuts it down.\n",
-		a.https, qrText(url))
-	return w.String()
-}
-
-// qrText draws a QR code for a dark terminal, two modules a character.
-func qrText(text string) string {
-	c, err := qr.Encode(text, qr.L)
-	if err != nil {
-		return ""
-	}
-	const quiet = 2
-	var w strings.Builder
-	for y := -quiet; y < c.Size+quiet; y += 2 {
-		w.WriteString("  ")
-		for x := -quiet; x < c.Size+quiet; x++ {
-			i := 0
-			if c.Black(x, y) {
-				i |= 1
-			}
-			if c.Black(x, y+1) || y+1 >= c.Size+quiet {
-				i |= 2
-			}
-			w.WriteString([]string{"█", "▄", "▀", " "}[i])
-		}
-		w.WriteString("\n")
-	}
+		a.https, qrtext.Draw(url))
 	return w.String()
 }
