@@ -3,8 +3,10 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -384,6 +386,13 @@ func TestAwayServiceGetsAPageThatRecovers(t *testing.T) {
 	if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !strings.Contains(body, `http-equiv="refresh"`) ||
 		!strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
 		t.Errorf("%s %v\n%s", res.Status, res.Header, body)
+	}
+	_, script, _ := strings.Cut(body, "<script>")
+	script, _, _ = strings.Cut(script, "</script>")
+	sum := sha256.Sum256([]byte(script))
+	if want := "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"; !strings.Contains(script, "location.reload()") ||
+		!strings.Contains(res.Header.Get("Content-Security-Policy"), "script-src "+want) {
+		t.Errorf("the script %q may not run: %v", script, res.Header)
 	}
 	res, body = get(t, c, "http://croft.local/api/v1/box")
 	if res.StatusCode != 503 || res.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, `"status":503`) {

@@ -227,7 +227,8 @@ func (f *front) problem(w http.ResponseWriter, r *http.Request, status int, titl
 	w.WriteHeader(status)
 	refresh, again := "", ""
 	if status == http.StatusServiceUnavailable && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		refresh = `<meta http-equiv="refresh" content="3">`
+		// A refresh goes nowhere if the address has a fragment, and the claim code comes in one.
+		refresh = `<script>` + pageScript + `</script><noscript><meta http-equiv="refresh" content="3"></noscript>`
 		again = `<p role="status">This page tries again by itself every few seconds.</p>`
 	}
 	io.WriteString(w, `<!doctype html><html lang="en"><head><meta charset="utf-8">`+
@@ -239,11 +240,16 @@ func (f *front) problem(w http.ResponseWriter, r *http.Request, status int, titl
 const pageStyle = `:root{color-scheme:light dark}body{font:17px/1.5 system-ui,sans-serif;max-width:33em;margin:12vh auto;` +
 	`padding:0 20px}h1{font-size:1.4em;line-height:1.25}`
 
+const pageScript = `setTimeout(()=>location.reload(),3000)`
+
 // pagePolicy is the Content-Security-Policy of the gateway's own pages.
 var pagePolicy = sync.OnceValue(func() string {
-	sum := sha256.Sum256([]byte(pageStyle))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
-		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	hash := func(s string) string {
+		sum := sha256.Sum256([]byte(s))
+		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return "default-src 'none'; style-src " + hash(pageStyle) + "; script-src " + hash(pageScript) +
+		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 })
 
 // serveCA gives away the certificate of the box's own authority: DER, RFC 2585 and what browsers expect of it.
