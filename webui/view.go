@@ -484,6 +484,10 @@ func (c catalogue) concerns(b *api.Box) []concern {
 		title := c.or("service."+v.Name, v.Title)
 		tone := serviceTone(api.StateFailed, v.Critical)
 		switch v.State {
+		case api.StateRunning:
+			if up > startGrace && (v.Name == "network" && b.Network == nil || v.Name == "discovery" && b.Discovery == nil) {
+				add(toneWait, c.s("concern.silent", title), c.s("concern.silent.why"), c.s("concern.silent.next"))
+			}
 		case api.StateCrashing:
 			why, next := c.s("concern.crashing.why"), c.s("concern.crashing.next")
 			if strings.Contains(v.LastExit, "memory") {

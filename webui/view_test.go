@@ -90,7 +90,10 @@ func TestConcerns(t *testing.T) {
 		{"notice", func(b *api.Box) {
 			b.Notices = []api.Notice{{Name: "x", Weight: "warn", Text: "It happened. It was so.", Next: "Do this."}}
 		}, toneLook, "It happened", 1},
-		{"nothing else answers", func(b *api.Box) { b.Network, b.Discovery = nil, nil }, toneOK, "All is well", 0},
+		{"nothing else answers", func(b *api.Box) { b.Network, b.Discovery = nil, nil }, toneWait, "“Found” does not answer", 1},
+		{"nothing else answers yet", func(b *api.Box) {
+			b.Network, b.Discovery, b.System.UptimeMS = nil, nil, 4000
+		}, toneOK, "All is well", 0},
 		{"two", func(b *api.Box) {
 			b.System.Vitals.Temperature, b.System.Vitals.Data.ReadOnly = f(78), true
 		}, toneAct, "The disk takes no changes", 2},
@@ -122,7 +125,7 @@ func TestReach(t *testing.T) {
 		{"name and address", func(*api.Box) {}, "http://croft.local/", "http://192.168.1.20/", ""},
 		{"no discovery", func(b *api.Box) { b.Discovery = nil }, "http://192.168.1.20/", "", ""},
 		{"probing", func(b *api.Box) { b.Discovery.State = "probing" }, "http://croft.local/", "http://192.168.1.20/", "The name is being claimed; it works in a moment."},
-		{"no network", func(b *api.Box) { b.Network = nil }, "http://croft.local/", "", "The part that knows the addresses does not answer."},
+		{"no network", func(b *api.Box) { b.Network = nil }, "http://croft.local/", "", "The part that knows the addresses does not answer. It is probably back in a moment."},
 		{"cable pulled", func(b *api.Box) {
 			b.Network.Interfaces[0].Up, b.Discovery.State = false, "no-network"
 		}, "", "", "No address yet. Is the network cable plugged in?"},

@@ -44,7 +44,7 @@ test.describe('any box @box', () => {
     await cdp.send('Network.enable');
     cdp.on('Network.loadingFinished', e => { bytes += e.encodedDataLength; });
     await claim(page);
-    for (const name of ['How it is doing', 'What is running', 'Where to find it', 'Start', "What this box can't enforce", 'About this box']) {
+    for (const name of ['How it is doing', 'What is running', 'Where to find it', 'Start', 'Protections that this box lacks', 'About this box']) {
       await expect(page.getByRole('heading', { name, exact: true })).toBeVisible();
     }
     for (const name of ['Memory', 'Disk', 'Temperature', 'Processor', 'Time']) {
