@@ -3,6 +3,7 @@ package browser
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -75,6 +76,7 @@ type server struct {
 	addr, control string // for others
 
 	mu      sync.Mutex
+	state   string
 	sys     *api.System
 	net     *api.Network
 	disc    *api.Discovery
@@ -123,7 +125,7 @@ func start(t *testing.T) *server {
 	})
 	wg.Go(func() {
 		if err := webui.Run(ctx, webui.Config{
-			Log: we.Log, Listener: we.Listeners["webui"], API: we.Client("core"), Ready: we.Ready, Watch: we.Watch,
+			Log: we.Log, Listener: we.Listeners["webui"], API: &http.Client{Transport: s.core(we)}, Ready: we.Ready, Watch: we.Watch,
 		}); err != nil {
 			t.Error(err)
 		}
@@ -153,7 +155,14 @@ func start(t *testing.T) *server {
 			},
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
-		wg.Go(func() { daemon.Serve(ctx, l, p) })
+		wg.Go(func() {
+			daemon.Serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if e == we && s.is(noPages) {
+					panic(http.ErrAbortHandler)
+				}
+				p.ServeHTTP(w, r)
+			}))
+		})
 	}
 	for _, name := range []string{"network", "discovery"} {
 		if err := os.Symlink(filepath.Join(dir, name+".sock"), filepath.Join(behind, name+".sock")); err != nil {
@@ -269,9 +278,36 @@ func (s *server) set(name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sys, s.net, s.disc, s.rescues = sys, network, disc, nil
+	s.state, s.sys, s.net, s.disc, s.rescues = name, sys, network, disc, nil
 	return nil
 }
+
+// States in which a process has not started yet.
+const (
+	noCore  = "no-core"
+	noPages = "no-pages"
+)
+
+func (s *server) is(state string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state == state
+}
+
+// core is the web UI's way to core.
+func (s *server) core(env *daemon.Env) http.RoundTripper {
+	way := env.Client("core").Transport
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		if s.is(noCore) {
+			return nil, errors.New("core is away")
+		}
+		return way.RoundTrip(r)
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // fake answers for PID 1, the network service and discovery.
 func (s *server) fake(w http.ResponseWriter, r *http.Request) {

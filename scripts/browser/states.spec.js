@@ -1,5 +1,5 @@
 // What the page says in each state of the box. These tests need the test server, which can bring the states about.
-import { test, expect, check, claim, control, dev, openAll, setState, shot } from './fixtures.js';
+import { test, expect, check, claim, code, control, dev, openAll, setState, shot } from './fixtures.js';
 
 test.skip(!dev, 'a real box is in the state that it is in');
 test.beforeEach(() => setState('well'));
@@ -11,7 +11,7 @@ const headline = {
   hot: 'The box is too hot',
   conflict: 'Another device is called croft.local',
   many: 'The disk is full',
-  bare: 'All is well',
+  bare: '“Network and time” does not answer',
   rescue: "Croft can't use its disk",
   'rescue-busy': "Croft can't use its disk",
   'rescue-checked': "Croft can't use its disk",
@@ -80,6 +80,20 @@ test('goes to the gate when signed out elsewhere', async ({ page, context, allow
   await setState('changed');
   await expect(page.getByLabel('Claim code')).toBeVisible({ timeout: 20_000 });
 });
+
+// On a box that was just switched on, the code that was scanned waits for the page that takes it.
+for (const [state, title] of [['no-core', 'Almost there'], ['no-pages', 'This part of Croft is not answering yet.']]) {
+  test(`a scanned code waits: ${state}`, async ({ page, allowed }, info) => {
+    allowed.push(/status of 503/);
+    await setState(state);
+    await page.goto(`/#${code}`);
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText(title);
+    await shot(page, info, state);
+    await setState('well');
+    await expect(page.locator('#box')).toBeVisible({ timeout: 20_000 });
+    expect(page.url()).not.toContain(code);
+  });
+}
 
 test('slows down guessing', async ({ page }, info) => {
   await page.goto('/');

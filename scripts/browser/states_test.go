@@ -18,6 +18,7 @@ func state(name string) (*api.System, *api.Network, *api.Discovery, error) {
 	}
 	switch name {
 	case "well":
+	case noCore, noPages: // on the way to what has not started yet, see server
 	case "changed": // what a live page has to notice
 		*s.Vitals.Temperature = 61
 		service("discovery").Status = "answering to croft.local, and said so"
@@ -58,7 +59,7 @@ func state(name string) (*api.System, *api.Network, *api.Discovery, error) {
 	case "rescue", "rescue-busy", "rescue-checked":
 		s.Mode, s.ID, s.Vitals.Data = api.ModeRescue, "", nil
 		s.Rescue = &api.Rescue{
-			Code: "test-no-marker", Text: "The data partition is there, but it does not carry the mark of this box.",
+			Code: "no-marker", Text: "The data partition does not carry this box's mark, so it may not be the right one.",
 			Detail: "open /data/.croft-id: no such file or directory (/dev/mmcblk0p7, ext4)",
 		}
 		if name == "rescue-busy" {

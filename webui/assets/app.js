@@ -3,9 +3,10 @@
 const body = document.body;
 const by = id => document.getElementById(id);
 
-// A claim code in the fragment (scanned from the screen of the box) leaves the history at once and goes in by itself.
+// A claim code in the fragment (scanned from the screen of the box) leaves the history at once and goes in by itself;
+// while the box starts, it waits for the page that takes it.
 const scanned = /^#([0-9a-z]{4}-?[0-9a-z]{4})$/i.exec(location.hash);
-if (scanned) {
+if (scanned && body.dataset.kind !== 'starting') {
   history.replaceState(null, '', '/');
   if (by('code')) {
     by('code').value = scanned[1];
