@@ -144,7 +144,6 @@ func (s *server) postSession(w http.ResponseWriter, r *http.Request) {
 	}
 	want, ok := normaliseCode(claim.Code)
 	if !ok {
-		s.limit.undo(client)
 		problem(w, http.StatusGone, "code-void", "The claim code has been used up.", "")
 		return
 	}

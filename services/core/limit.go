@@ -107,8 +107,10 @@ func (l *limiter) makeRoom(t time.Time) {
 	}
 }
 
-// clientKey names who is asking, for the limiter: the address that the gateway saw, of IPv6 the /64 that one host can
-// roam. The gateway and the web UI put it last in X-Forwarded-For; what a client itself sent stands before it.
+// clientKey names who is asking, for the limiter: the address that the gateway saw, or of a public IPv6 address the /64
+// that one sender can roam. Addresses of the LAN count alone, so that one device's wrong codes don't make the whole
+// household wait; who roams there meets the bound on all together. The gateway and the web UI put it last in
+// X-Forwarded-For; what a client itself sent stands before it.
 func clientKey(r *http.Request) string {
 	f := strings.Join(r.Header.Values("X-Forwarded-For"), ",")
 	a, err := netip.ParseAddr(strings.TrimSpace(f[strings.LastIndexByte(f, ',')+1:]))
@@ -116,7 +118,7 @@ func clientKey(r *http.Request) string {
 		return "unknown"
 	}
 	a = a.Unmap().WithZone("")
-	if a.Is4() {
+	if a.Is4() || a.IsLinkLocalUnicast() || a.IsPrivate() {
 		return a.String()
 	}
 	p, _ := a.Prefix(64)
