@@ -30,6 +30,9 @@ func TestVMArm64(t *testing.T) {
 
 func testUEFI(t *testing.T, board string) {
 	img := image(t, board)
+	if board == qemu.PC {
+		img = steadied(t, img)
+	}
 	o := qemu.Options{
 		Board: board, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}},
 		Vars: filepath.Join(t.TempDir(), "vars.fd"), Watchdog: true,

@@ -145,11 +145,41 @@ func options(t *testing.T, extra ...string) qemu.Options {
 	}
 }
 
-// direct starts img's kernel without firmware. When the machine is busy, the kernel measures the emulated processor's clock
-// so wrongly that time runs many times too fast; another clock is right.
+// steady is a kernel argument. When the machine is busy, the kernel now and then measures the emulated processor's clock so
+// wrongly that time runs many times too fast; told so, it takes another clock.
+const steady = "tsc=unstable"
+
+// steadied copies the PC's image and adds steady to its loader entry.
+func steadied(t *testing.T, img string) string {
+	t.Helper()
+	dir := t.TempDir()
+	k, err := qemu.Direct(t.Context(), img, dir, layout.SlotA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := filepath.Join(dir, "entry-a.conf")
+	b, err := os.ReadFile(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(entry, bytes.Replace(b, []byte(k.Cmdline), []byte(k.Cmdline+" "+steady), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "steady.img")
+	if _, err := run(t.Context(), "cp", "--sparse=always", img, path); err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("%s@@%d", path, layout.UEFI().Partition(layout.UEFI().First).Start)
+	if _, err := run(t.Context(), "mcopy", "-D", "o", "-i", at, entry, "::/loader/entries/croft-a.conf"); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// direct starts img's kernel without firmware.
 func direct(t *testing.T, img string, extra ...string) *qemu.Kernel {
 	t.Helper()
-	extra = append(extra, "tsc=unstable")
+	extra = append(extra, steady)
 	k, err := qemu.Direct(t.Context(), img, t.TempDir(), layout.SlotA, extra...)
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 // survives.
 func TestMakeRun(t *testing.T) {
 	t.Parallel()
-	img := image(t, qemu.PC)
+	img := steadied(t, image(t, qemu.PC))
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out")
 	if err := os.Mkdir(out, 0o755); err != nil {
