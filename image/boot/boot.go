@@ -104,7 +104,7 @@ func Main(cfg Config) error {
 	b.phase("data", "Data partition", b.openData)
 	b.phase("clock", "Clock", b.setClock)
 	b.phase("name", "Name and loopback", b.setName)
-	b.phase("code", "Claim code", b.writeClaimFile)
+	b.phase("code", "Claim code", b.showCode)
 	b.phase("control", "Control socket", func() (string, error) { return "", b.listenControl(ctx) })
 	b.phase("power", "Power button", func() (string, error) {
 		if n := power.Button(ctx, "/sys", b.log, func() { b.finish("poweroff") }); n == 0 {

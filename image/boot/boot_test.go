@@ -84,10 +84,26 @@ func TestClaimCode(t *testing.T) {
 }
 
 func TestClaimText(t *testing.T) {
-	for _, tc := range []struct{ code, want string }{{"ABCD-EFGH", "ABCD-EFGH"}, {"", "no longer valid"}} {
-		b := claimText(tc.code)
+	for _, tc := range []struct {
+		code   string
+		rescue bool
+		want   string
+	}{
+		{"ABCD-EFGH", false, "Claim code of this Croft: ABCD-EFGH"},
+		{"ABCD-EFGH", true, "Rescue code of this Croft: ABCD-EFGH"},
+		{"", false, "no longer valid"},
+	} {
+		b := claimText(tc.code, tc.rescue)
 		if len(b) != 512 || !strings.Contains(string(b), tc.want) {
 			t.Errorf("%d bytes: %q", len(b), b)
+		}
+		if got := codeIn(b); got != tc.code {
+			t.Errorf("read back %q, want %q", got, tc.code)
+		}
+	}
+	for _, text := range []string{"", "Croft has not been started from this card", "Claim code of this Croft: ABCD-EFG", "Claim code of this Croft: abcd-efgh\r\n"} {
+		if got := codeIn([]byte(text)); got != "" {
+			t.Errorf("%q holds the code %q", text, got)
 		}
 	}
 }
@@ -121,7 +137,7 @@ func TestRender(t *testing.T) {
 		{"claimed", render(s, "", []net.IP{v4}), []string{"http://192.168.1.5/"}, []string{"claim code", "█"}},
 		{"no network", render(s, "ABCD-EFGH", nil), []string{"No network yet", "ABCD-EFGH"}, []string{"█"}},
 		{"rescue", render(api.System{Rescue: &api.Rescue{Text: "Broken.", Detail: "EIO"}}, "ABCD-EFGH", []net.IP{v4}), []string{
-			"RESCUE MODE: Broken.", "EIO", "code for this start ABCD-EFGH",
+			"RESCUE MODE: Broken.", "EIO", "rescue code ABCD-EFGH",
 		}, []string{"claim code"}},
 	} {
 		for _, w := range tc.want {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"unsafe"
 
 	"github.com/croft-os/croft/hardware/disk"
@@ -17,10 +18,15 @@ import (
 // can't hurt the files that the box starts from.
 const claimFile = "croft.txt"
 
-func claimText(code string) []byte {
+// claimText fills the sector. In rescue mode the code is one for as long as that lasts.
+func claimText(code string, rescue bool) []byte {
 	text := "This Croft has an owner. The claim code is no longer valid.\r\n"
 	if code != "" {
-		text = "Claim code of this Croft: " + code + "\r\n\r\n" +
+		what := "Claim code"
+		if rescue {
+			what = "This Croft can't use its data and is in rescue mode.\r\nRescue code"
+		}
+		text = what + " of this Croft: " + code + "\r\n\r\n" +
 			"Plug the box into your router, open http://croft.local on your phone\r\n" +
 			"(or the address on the box's screen) and type in the code.\r\n"
 	}
@@ -29,15 +35,63 @@ func claimText(code string) []byte {
 	return b
 }
 
-func (b *Box) writeClaimFile() (note string, err error) {
-	if b.inRescue() {
-		return "shown on the console only", nil // the medium is not to be touched
+// codeIn finds the code in the claim file's content, "" without one.
+func codeIn(content []byte) string {
+	m := codeRE.FindSubmatch(content)
+	if m == nil {
+		return ""
 	}
-	vol := b.volume()
-	if vol == nil {
-		return "", disk.ErrNoPartition
+	return string(m[1])
+}
+
+var codeRE = regexp.MustCompile(`code of this Croft: ([0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4})\r\n`)
+
+// showCode is the boot phase that puts the code into the claim file. In rescue mode a code that is there already is
+// the one that counts, so that the owner of a box without a screen can read it on a computer and put the card back.
+func (b *Box) showCode() (note string, err error) {
+	if !b.inRescue() {
+		return b.writeClaimFile(b.claimCode(), false)
 	}
-	p, err := disk.Data("/sys", vol.disk, disk.Layout(vol.table).First, 0)
+	code, note, err := rescueCode()
+	b.mu.Lock()
+	b.ident.Claim = code
+	b.mu.Unlock()
+	if err == nil && note == "" {
+		note, err = b.writeClaimFile(code, true)
+	}
+	return note, err
+}
+
+// rescueCode returns the code in the claim file, or a new one.
+func rescueCode() (code, note string, err error) {
+	p, err := claimPartition()
+	if err != nil {
+		return newClaimCode(), "", err
+	}
+	_, content, err := findClaimSector(p.Path())
+	if err != nil {
+		return newClaimCode(), "", err
+	}
+	if code := codeIn(content); code != "" {
+		return code, "the code in " + claimFile + " counts", nil
+	}
+	return newClaimCode(), "", nil
+}
+
+func claimPartition() (disk.Partition, error) {
+	d, err := disk.RootDisk("/sys")
+	if err != nil {
+		return disk.Partition{}, err
+	}
+	table, err := disk.TableOf(d)
+	if err != nil {
+		return disk.Partition{}, err
+	}
+	return disk.Data("/sys", d, disk.Layout(table).First, 0)
+}
+
+func (b *Box) writeClaimFile(code string, rescue bool) (note string, err error) {
+	p, err := claimPartition()
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +99,7 @@ func (b *Box) writeClaimFile() (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	text := claimText(b.claimCode())
+	text := claimText(code, rescue)
 	if bytes.Equal(old, text) {
 		return "unchanged", nil
 	}

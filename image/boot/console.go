@@ -159,7 +159,7 @@ func render(s api.System, code string, addrs []net.IP) string {
 	if code != "" {
 		what := "claim code"
 		if s.Rescue != nil {
-			what = "code for this start"
+			what = "rescue code"
 		}
 		fmt.Fprintf(&w, "\n  %s %s\n", what, code)
 		if len(addrs) > 0 {

@@ -70,7 +70,7 @@ func (b *Box) openData() (string, error) {
 	}
 	b.mu.Lock()
 	b.rescue = r
-	b.ident = identity{Claim: newClaimCode()}
+	b.ident = identity{} // showCode finds a code
 	b.mu.Unlock()
 	return joinNote("rescue mode", note), err
 }
@@ -232,7 +232,10 @@ func (b *Box) voidClaim() error {
 	b.mu.Lock()
 	b.ident = id
 	b.mu.Unlock()
-	if _, err := b.writeClaimFile(); err != nil {
+	if rescue {
+		return nil
+	}
+	if _, err := b.writeClaimFile("", false); err != nil {
 		b.log.Warn("the claim code still stands in "+claimFile, "err", err)
 	}
 	return nil

@@ -24,7 +24,7 @@ const (
 )
 
 // ClaimRE matches the console's line with the claim code, or with rescue mode's, which is its first group.
-var ClaimRE = regexp.MustCompile(`(?i)(?:claim code|code for this start):?\s+([0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4})`)
+var ClaimRE = regexp.MustCompile(`(?i)(?:claim code|rescue code):?\s+([0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4})`)
 
 // Kernel is started without firmware.
 type Kernel struct {
