@@ -238,6 +238,9 @@ func english() catalogue {
 		"rescue.title": "Croft can't use its disk",
 		"rescue.safe":  "Your data was not touched. Until this is solved, the box runs from memory and keeps nothing.",
 
+		"rescue.erased": "What was on the disk is gone. Start over once more to use the box again; until then it runs from memory and keeps nothing.",
+
+		"rescue.code.unfinished":   "Starting over was cut off half way.",
 		"rescue.code.failed":       "Something kept Croft from opening the place where your data is.",
 		"rescue.code.no-drive":     "Croft can't tell which drive it started from. Unplug other drives, then turn the box off and on.",
 		"rescue.code.no-table":     "The start of the drive, which says where your data is, can't be read. The drive is probably worn out.",

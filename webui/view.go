@@ -85,6 +85,7 @@ type gapView struct {
 
 type rescueView struct {
 	Text, Detail string
+	Safe         string // what became of the data
 	Busy         string // what is under way; empty if nothing
 	Progress     float64
 	Percent      int
@@ -441,6 +442,10 @@ func (c catalogue) rescue(r *api.Rescue) *rescueView {
 		return v
 	}
 	v.Text, v.Detail = c.or("rescue.code."+r.Code, r.Text), r.Detail
+	v.Safe = c.s("rescue.safe")
+	if r.Code == api.RescueUnfinished {
+		v.Safe = c.s("rescue.erased")
+	}
 	switch r.Busy {
 	case "":
 	case "retry":

@@ -370,3 +370,15 @@ func FuzzView(f *testing.F) {
 		}
 	})
 }
+
+// The page does not say that the data is safe when it is not.
+func TestRescueSafe(t *testing.T) {
+	c := english()
+	for code, want := range map[string]string{
+		"no-marker": c["rescue.safe"], "": c["rescue.safe"], api.RescueUnfinished: c["rescue.erased"],
+	} {
+		if v := c.rescue(&api.Rescue{Code: code}); v.Safe != want || want == "" {
+			t.Errorf("%s: %q, want %q", code, v.Safe, want)
+		}
+	}
+}

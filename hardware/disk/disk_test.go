@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -290,8 +291,21 @@ func TestFormatAndCheck(t *testing.T) {
 	for off := int64(0); off < 80*mib; off += mib {
 		f.WriteAt(junk, off)
 	}
-	if err := Format(img, func(float64) {}); err != nil {
+	if err := Finished(img); err != nil {
+		t.Errorf("junk: %v", err)
+	}
+	if err := Format(filepath.Join(img, "x"), nil); err == nil || errors.Is(err, ErrUnfinished) {
+		t.Errorf("no partition: %v", err)
+	}
+	if err := Format(img, func(p float64) {
+		if err := Finished(img); p < 1 && !errors.Is(err, ErrUnfinished) {
+			t.Errorf("at %v: %v", p, err)
+		}
+	}); err != nil {
 		t.Fatal(err)
+	}
+	if err := Finished(img); err != nil {
+		t.Error(err)
 	}
 	tool(t, "", "e2fsck", "-fn", img)
 	sb, err := ReadSuperblock(f)

@@ -44,10 +44,35 @@ func SeedBlocks(f func(offset int64, block []byte) error) error {
 	}
 }
 
-// Format writes the seed over the partition at path, so that all that it held is lost. The superblock is wiped
-// first and written last, each behind a flush: a power cut leaves a partition that is recognised as unusable, not a
-// mixture. progress is called with 0 to 1.
-func Format(path string, progress func(float64)) error {
+// ErrUnfinished means that a partition was being formatted when that was cut off.
+var ErrUnfinished = errors.New("formatting was not finished")
+
+// unfinished stands where the superblock was while Format is at work.
+const unfinished = "Croft: formatting is under way\n"
+
+// Finished returns ErrUnfinished if Format was cut off on the partition at path.
+func Finished(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, len(unfinished))
+	if _, err := f.ReadAt(b, 1024); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if string(b) == unfinished {
+		return fmt.Errorf("%s: %w", path, ErrUnfinished)
+	}
+	return nil
+}
+
+// Format writes the seed over the partition at path, so that all that it held is lost. The superblock gives way to a
+// note first and is written last, each behind a flush: a power cut leaves a partition that is recognised as unusable,
+// and by Finished as what it is, not a mixture. progress is called with 0 to 1.
+//
+// An error that is ErrUnfinished means that what the partition held is gone, any other that it is untouched.
+func Format(path string, progress func(float64)) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_EXCL, 0)
 	if err != nil {
 		return fmt.Errorf("format: %w", err)
@@ -67,7 +92,14 @@ func Format(path string, progress func(float64)) error {
 		}
 		return nil
 	}
-	if err := write(0, zero); err != nil {
+	note := make([]byte, blockSize)
+	copy(note[1024:], unfinished)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrUnfinished, err)
+		}
+	}()
+	if err := write(0, note); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {

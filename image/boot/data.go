@@ -92,6 +92,9 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	b.mu.Lock()
 	b.data = &volume{d, table, p}
 	b.mu.Unlock()
+	if err := disk.Finished(p.Path()); errors.Is(err, disk.ErrUnfinished) {
+		return "", &rescueError{api.RescueUnfinished, "Starting over was cut off, so the data partition is half erased.", err}
+	}
 	note, rerr := disk.Recover(p.Path())
 	if rerr != nil {
 		note = "not recovered: " + rerr.Error() // then the kernel may still manage
@@ -323,7 +326,9 @@ func (b *Box) startOver(context.Context) error {
 	if p.Size < disk.SeedSize {
 		return fmt.Errorf("the data partition is too small: %d bytes", p.Size)
 	}
-	if err := disk.Format(p.Path(), b.progress); err != nil {
+	if err := disk.Format(p.Path(), b.progress); errors.Is(err, disk.ErrUnfinished) {
+		return &rescueError{api.RescueUnfinished, "Starting over failed, so the data partition is half erased.", err}
+	} else if err != nil {
 		return err
 	}
 	b.finish("reboot")

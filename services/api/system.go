@@ -40,13 +40,16 @@ type Board struct {
 
 // Rescue says why the box is in rescue mode and what a check found.
 type Rescue struct {
-	Code     string     `json:"code"`           // "no-partition", "no-marker", "mount-failed", "damaged", …
+	Code     string     `json:"code"`           // "no-partition", "no-marker", "mount-failed", "damaged", RescueUnfinished, …
 	Text     string     `json:"text"`           // one sentence for an owner
 	Detail   string     `json:"detail"`         // the error itself
 	Busy     string     `json:"busy,omitempty"` // action under way: "retry", "check", "start-over"
 	Progress float64    `json:"progress"`       // of the action under way, 0 to 1
 	Check    *CheckDone `json:"check,omitempty"`
 }
+
+// RescueUnfinished is the code of a data partition that was being erased when that was cut off.
+const RescueUnfinished = "unfinished"
 
 // CheckDone is the outcome of the last check of the data partition.
 type CheckDone struct {
