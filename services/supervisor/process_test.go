@@ -488,6 +488,7 @@ func TestEnvironment(t *testing.T) {
 	r.start(a, b)
 	r.await("a", api.StateRunning)
 	r.await("b", api.StateRunning)
+	r.stop() // then all that they wrote has been read
 	for name, want := range map[string][]string{
 		"a": {
 			"GOMEMLIMIT=53687088", "LISTEN_FDNAMES=x:y", "LISTEN_FDS=2", "LISTEN_PID=1", "NOTIFY_SOCKET=" + r.run + "/.notify/a",
