@@ -103,7 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.StringVar(&o.out, "out", "out", "directory of the images, and of the report bench.json")
 	fs.IntVar(&o.rounds, "rounds", 3, "rounds of load on each gateway and protocol, interleaved")
 	fs.DurationVar(&o.round, "round", 5*time.Second, "length of a round of load")
-	fs.DurationVar(&o.idle, "idle", 5*time.Minute, "how long the idle box is watched")
+	fs.DurationVar(&o.idle, "idle", 34*time.Minute, "how long the idle box is watched; its log reaches the medium every 30 minutes")
 	fs.BoolVar(&o.kvm, "kvm", false, "let QEMU use KVM, if the machine has it")
 	if err := fs.Parse(args); err != nil {
 		return err
