@@ -6,8 +6,8 @@
 // says what is wrong is worth more than one that stops. Without a usable data partition the same services run in
 // rescue mode, with their state in memory.
 //
-// Limits: it opens no network socket and reads nothing that came over a network; what it answers comes from
-// local processes whose user it checks.
+// Limits: of the network it only opens the listeners that services are passed, and reads nothing from them; what it
+// answers comes from local processes whose user it checks.
 package boot
 
 import (

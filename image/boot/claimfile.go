@@ -18,7 +18,7 @@ import (
 // can't hurt the files that the box starts from.
 const claimFile = "croft.txt"
 
-// claimText fills the sector. In rescue mode the code is one for as long as that lasts.
+// claimText fills the sector with the claim code, or with the code that rescue mode asks for; "" says that it is void.
 func claimText(code string, rescue bool) []byte {
 	text := "This Croft has an owner. The claim code is no longer valid.\r\n"
 	if code != "" {

@@ -5,18 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/daemon"
 )
 
 const (
 	askTimeout  = time.Second     // of each process that is asked
-	maxAnswer   = 1 << 20         // bytes of one's answer
 	pollEvery   = 2 * time.Second // while somebody listens
 	freshFor    = 500 * time.Millisecond
 	refreshTime = time.Minute // an event is sent after this long even if nothing changed, for the times in it
@@ -76,16 +75,16 @@ func (w *boxWatcher) ask() (*api.Box, error) {
 	var d api.Discovery
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if getJSON(ctx, w.src.network, "http://network/v1/network", &n) == nil {
+		if daemon.GetJSON(ctx, w.src.network, "http://network/v1/network", &n) == nil {
 			b.Network = &n
 		}
 	})
 	wg.Go(func() {
-		if getJSON(ctx, w.src.discovery, "http://discovery/v1/discovery", &d) == nil {
+		if daemon.GetJSON(ctx, w.src.discovery, "http://discovery/v1/discovery", &d) == nil {
 			b.Discovery = &d
 		}
 	})
-	err := getJSON(ctx, w.src.init, "http://init/v1/system", &b.System)
+	err := daemon.GetJSON(ctx, w.src.init, "http://init/v1/system", &b.System)
 	wg.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStarting, err)
@@ -184,30 +183,3 @@ func fingerprint(b *api.Box) []byte {
 }
 
 func round(n, to int64) int64 { return (n + to/2) / to * to }
-
-// getJSON asks another of our processes. A peer may be taken over, so its answer is limited.
-func getJSON(ctx context.Context, c *http.Client, url string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask %s: %s", url, resp.Status)
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", url, err)
-	}
-	if len(b) > maxAnswer {
-		return fmt.Errorf("ask %s: answer over %d bytes", url, maxAnswer)
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("ask %s: %w", url, err)
-	}
-	return nil
-}

@@ -136,7 +136,7 @@ func (s *server) postSession(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	var claim api.Claim
-	if err := getJSON(ctx, s.init, "http://init/v1/claim", &claim); err != nil {
+	if err := daemon.GetJSON(ctx, s.init, "http://init/v1/claim", &claim); err != nil {
 		s.limit.undo(client)
 		s.log.Warn("can't ask for the claim code", "err", err)
 		s.starting(w)

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -273,4 +274,35 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	w.Write(append(b, '\n'))
+}
+
+// maxAnswer bounds what GetJSON reads, in bytes.
+const maxAnswer = 1 << 20
+
+// GetJSON asks another service and decodes its answer into v. An answer of over 1 MiB or with another status than 200
+// is an error: a peer may be taken over.
+func GetJSON(ctx context.Context, c *http.Client, url string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask %s: %s", url, resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", url, err)
+	}
+	if len(b) > maxAnswer {
+		return fmt.Errorf("ask %s: answer over %d bytes", url, maxAnswer)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("ask %s: %w", url, err)
+	}
+	return nil
 }

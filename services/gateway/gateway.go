@@ -13,7 +13,6 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -246,7 +245,7 @@ type world struct{ network, discovery *http.Client }
 func (w *world) subjects(ctx context.Context) subjects {
 	var s subjects
 	var d api.Discovery
-	if err := getJSON(ctx, w.discovery, "http://discovery/v1/discovery", &d); err == nil {
+	if err := daemon.GetJSON(ctx, w.discovery, "http://discovery/v1/discovery", &d); err == nil {
 		for _, label := range []string{d.Name, d.Wanted} {
 			label = strings.ToLower(label)
 			if hostName(label) && !strings.Contains(label, ".") {
@@ -255,7 +254,7 @@ func (w *world) subjects(ctx context.Context) subjects {
 		}
 	}
 	var n api.Network
-	if err := getJSON(ctx, w.network, "http://network/v1/network", &n); err == nil {
+	if err := daemon.GetJSON(ctx, w.network, "http://network/v1/network", &n); err == nil {
 		s.Sure = n.Clock.Certainty == api.ClockSure
 		for _, i := range n.Interfaces {
 			for _, p := range i.Addresses {
@@ -267,23 +266,4 @@ func (w *world) subjects(ctx context.Context) subjects {
 		slices.SortFunc(s.IPs, netip.Addr.Compare)
 	}
 	return s
-}
-
-func getJSON(ctx context.Context, c *http.Client, url string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	res, err := c.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, res.Status)
-	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(v); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
-	}
-	return nil
 }
