@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -186,6 +187,31 @@ func TestExitCodes(t *testing.T) {
 	}{{nil, 0}, {errors.New("x"), 1}, {fmt.Errorf("bad name: %w", ErrConfig), ExitConfig}} {
 		if got := Main("test", func(context.Context, *Env) error { return tc.err }); got != tc.want {
 			t.Errorf("%v: exit code %d, want %d", tc.err, got, tc.want)
+		}
+	}
+}
+
+func TestGetJSON(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		status int
+		body   string
+		ok     bool
+	}{
+		{"good", 200, `{"path":"/x"}`, true},
+		{"refused", 503, `{"path":"/x"}`, false},
+		{"no JSON", 200, `hello`, false},
+		{"endless", 200, `{"path":"` + strings.Repeat("x", maxAnswer) + `"}`, false},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(tc.status)
+			io.WriteString(w, tc.body)
+		}))
+		var v struct{ Path string }
+		err := GetJSON(t.Context(), srv.Client(), srv.URL, &v)
+		srv.Close()
+		if (err == nil) != tc.ok || tc.ok != (v.Path == "/x") {
+			t.Errorf("%s: %+v, %v", tc.name, v, err)
 		}
 	}
 }
