@@ -212,7 +212,7 @@ func (s *server) postClaim(w http.ResponseWriter, r *http.Request) {
 	if !s.form(w, r) {
 		return
 	}
-	p, err := s.call(w, r, http.MethodPost, "/api/v1/session", api.SessionRequest{Code: r.PostForm.Get("code")}, nil)
+	p, err := s.call(w, r, http.MethodPost, "/api/v1/session", api.ClaimRequest{Code: r.PostForm.Get("code")}, nil)
 	switch {
 	case err != nil:
 		s.log.Warn("core does not answer", "err", err)

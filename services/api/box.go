@@ -1,18 +1,13 @@
 package api
 
-import "time"
-
 // Box is the public state of the box, GET /api/v1/box: what PID 1, the network service and discovery know.
 type Box struct {
 	System    System     `json:"system"`
 	Network   *Network   `json:"network,omitempty"`   // absent while the service does not answer
 	Discovery *Discovery `json:"discovery,omitempty"` // absent while the service does not answer
 	Notices   []Notice   `json:"notices,omitempty"`   // what core itself has to say
-}
-
-// SessionRequest is the body of POST /api/v1/session.
-type SessionRequest struct {
-	Code string `json:"code"`
+	Alerts    []Alert    `json:"alerts,omitempty"`    // not yet seen by an owner; for owners only
+	TimeZone  string     `json:"time_zone,omitempty"` // of the household; empty means UTC
 }
 
 // Problem is an error answer: RFC 9457, application/problem+json.
@@ -21,12 +16,35 @@ type Problem struct {
 	Title  string `json:"title"`            // what happened, one sentence
 	Status int    `json:"status"`           // HTTP status code
 	Detail string `json:"detail,omitempty"` // why, and the one next step
+
+	RetryAfter int            `json:"retry_after,omitempty"` // seconds to wait, as in the header of that name
+	Fields     []FieldProblem `json:"fields,omitempty"`      // what is wrong with the body, of the type "invalid"
 }
 
-// Session is GET /api/v1/session: the sign-in that the request's cookie belongs to.
-type Session struct {
-	Created time.Time `json:"created"`
-	Expires time.Time `json:"expires"`
+// FieldProblem says what is wrong with one field of a request's body.
+type FieldProblem struct {
+	Path string `json:"path"` // JSON pointer (RFC 6901)
+	Code string `json:"code"` // one of FieldCodes
+	Text string `json:"text"` // one sentence
+}
+
+// FieldCodes are all that can be wrong with a field. The web UI has a sentence for each.
+func FieldCodes() []string {
+	return []string{
+		"unknown", "missing", "type", "too-long", "too-short", "format", "host-name", "time-zone", "address", "gateway",
+		"role", "name-taken", "last-owner", "range", "duplicate", "password-short", "password-long", "password-common",
+	}
+}
+
+// ProblemTypes are the last parts of all problem types of the public API. The web UI has a sentence for each.
+func ProblemTypes() []string {
+	return []string{
+		"not-found", "method", "cross-origin", "signed-out", "forbidden", "invalid", "not-json", "too-large", "too-slow",
+		"too-many-tries", "too-many-streams", "starting", "code-format", "wrong-code", "code-void", "claimed-by-another",
+		"already-claimed", "not-claimed", "wrong-password", "second-factor", "wrong-second-factor", "invite-void",
+		"no-such-owner", "last-owner", "changed-meanwhile", "precondition", "no-trial", "trial-running", "cannot-undo",
+		"not-confirmed", "action", "not-rescue", "refused", "state", "internal", "too-many",
+	}
 }
 
 // Notice is something that a service wants the owner to know.

@@ -11,6 +11,7 @@ type Network struct {
 	DNS        []netip.Addr `json:"dns"`
 	Config     NetConfig    `json:"config"`
 	Clock      Clock        `json:"clock"`
+	Trial      *Trial       `json:"trial,omitempty"` // a configuration that is tried; Config is then the one before
 }
 
 // Interface is one network interface.

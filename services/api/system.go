@@ -132,6 +132,9 @@ type Vitals struct {
 	CPUs         int      `json:"cpus"`
 	Temperature  *float64 `json:"temperature,omitempty"` // °C of the hottest CPU sensor; absent without a sensor
 	UnderVoltage *bool    `json:"under_voltage,omitempty"`
+	CPUBusyMS    int64    `json:"cpu_busy_ms"`    // of all CPUs together, since the kernel started
+	NetIn        int64    `json:"net_in"`         // bytes that all network interfaces received since the kernel started
+	NetOut       int64    `json:"net_out"`        // bytes that they sent
 	Data         *Disk    `json:"data,omitempty"` // absent in rescue mode
 }
 

@@ -115,7 +115,7 @@ func (s *server) getSession(w http.ResponseWriter, r *http.Request) {
 
 // postSession exchanges the claim code for a session.
 func (s *server) postSession(w http.ResponseWriter, r *http.Request) {
-	var req api.SessionRequest
+	var req api.ClaimRequest
 	if !decode(w, r, &req) {
 		return
 	}
