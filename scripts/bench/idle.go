@@ -103,7 +103,7 @@ func signIn(ctx context.Context, vm *qemu.VM) (*box, error) {
 		client: &http.Client{Jar: jar, Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		base:   fmt.Sprintf("http://127.0.0.1:%d", port),
 	}
-	body, err := json.Marshal(api.SessionRequest{Code: code})
+	body, err := json.Marshal(api.ClaimRequest{Code: code})
 	if err != nil {
 		return nil, err
 	}
