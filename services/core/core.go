@@ -55,5 +55,5 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	}
 	go env.Watch(ctx, st.check)
 	env.Ready("running")
-	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID), s)
+	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID), s.handler(operations()))
 }

@@ -238,8 +238,8 @@ func TestAPI(t *testing.T) {
 		{"two values", call{method: "POST", path: "/api/v1/session", body: `{} {}`}, 400, "json"},
 		{"too large", call{method: "POST", path: "/api/v1/session", body: `"` + strings.Repeat("x", maxBody) + `"`}, 413, "too-large"},
 		{"short code", call{method: "POST", path: "/api/v1/session", body: `{"code":"7K3M"}`}, 422, "code-format"},
-		{"rescue when well", call{method: "POST", path: "/api/v1/rescue", body: `{"action":"retry"}`, header: in}, 409, "not-rescue"},
-		{"rescue unknown", call{method: "POST", path: "/api/v1/rescue", body: `{"action":"x"}`, header: in}, 422, "action"},
+		{"rescue when well", call{method: "POST", path: "/api/v1/rescue", body: `{"action":"retry"}`, header: in}, 403, "forbidden"},
+		{"rescue unknown", call{method: "POST", path: "/api/v1/rescue", body: `{"action":"x"}`, header: in}, 403, "forbidden"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, p := do(t, c, tt.call)

@@ -32,7 +32,7 @@ func TestFullDisk(t *testing.T) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatal(err)
 	}
-	st := open(t, dir)
+	st := openTest(t, dir)
 	s, err := openSessions(t.Context(), st, quiet, time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatalf("the disk takes more than it has: %v", err)
 	}
 
-	st = open(t, dir)
+	st = openTest(t, dir)
 	if len(st.notices) != 1 || st.notices[0].Name != "state-full" {
 		t.Errorf("notices %+v", st.notices)
 	}
@@ -70,7 +70,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	after := s.create(t.Context())
 	st.close()
-	st = open(t, dir)
+	st = openTest(t, dir)
 	defer st.close()
 	if len(st.notices) != 0 {
 		t.Errorf("notices %+v", st.notices)

@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"mime"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,93 +26,19 @@ const (
 	sendTimeout = 10 * time.Second // for a client to take an event
 	initTimeout = 5 * time.Second  // for init to answer a request that acts
 
-	cookieHTTP  = "croft_session"
-	cookieHTTPS = "__Host-croft_session"
 )
 
-// server is the public API.
-type server struct {
-	log      *slog.Logger
-	sessions *sessions
-	box      *boxWatcher
-	init     *http.Client
-	limit    *limiter
-	streams  chan struct{} // one slot a stream
-	cop      *http.CrossOriginProtection
-}
-
-// route is one operation of the API.
-type route struct {
-	open  bool // needs no session
-	serve func(http.ResponseWriter, *http.Request)
-}
-
-// routes are all operations, by path and method.
-func (s *server) routes(path string) map[string]route {
-	switch path {
-	case "/api/v1/health":
-		return map[string]route{"GET": {open: true, serve: s.getHealth}}
-	case "/api/v1/session":
-		return map[string]route{
-			"GET":    {serve: s.getSession},
-			"POST":   {open: true, serve: s.postSession},
-			"DELETE": {open: true, serve: s.deleteSession},
-		}
-	case "/api/v1/box":
-		return map[string]route{"GET": {serve: s.getBox}}
-	case "/api/v1/events":
-		return map[string]route{"GET": {serve: s.getEvents}}
-	case "/api/v1/rescue":
-		return map[string]route{"POST": {serve: s.postRescue}}
-	}
-	return nil
-}
-
-// ServeHTTP checks what holds for every operation, then serves it.
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	methods := s.routes(r.URL.Path)
-	if methods == nil {
-		problem(w, http.StatusNotFound, "not-found", "There is nothing at this address.", "")
-		return
-	}
-	op, ok := methods[r.Method]
-	if !ok {
-		var allow []string
-		for m := range methods {
-			allow = append(allow, m)
-		}
-		slices.Sort(allow)
-		h.Set("Allow", strings.Join(allow, ", "))
-		problem(w, http.StatusMethodNotAllowed, "method", "This address does not do that.", "")
-		return
-	}
-	if err := s.cop.Check(r); err != nil {
-		problem(w, http.StatusForbidden, "cross-origin", "Another website tried to use this box through your browser.",
-			"Open the box's own page and try again.")
-		return
-	}
-	if !op.open && !s.signedIn(w, r) {
-		problem(w, http.StatusUnauthorized, "signed-out", "You are not signed in.", "Sign in with the claim code.")
-		return
-	}
-	op.serve(w, r)
-}
-
-func (s *server) getHealth(w http.ResponseWriter, _ *http.Request) {
+func (s *server) getHealth(w http.ResponseWriter, _ *http.Request, _ *caller) {
 	daemon.WriteJSON(w, http.StatusOK, map[string]bool{"ok": true})
 }
 
-func (s *server) getSession(w http.ResponseWriter, r *http.Request) {
+func (s *server) getSession(w http.ResponseWriter, r *http.Request, _ *caller) {
 	v, _ := s.sessions.get(r.Context(), token(r))
 	daemon.WriteJSON(w, http.StatusOK, v)
 }
 
 // postSession exchanges the claim code for a session.
-func (s *server) postSession(w http.ResponseWriter, r *http.Request) {
+func (s *server) postSession(w http.ResponseWriter, r *http.Request, _ *caller) {
 	var req api.ClaimRequest
 	if !decode(w, r, &req) {
 		return
@@ -160,13 +84,13 @@ func (s *server) postSession(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusCreated)
 }
 
-func (s *server) deleteSession(w http.ResponseWriter, r *http.Request) {
+func (s *server) deleteSession(w http.ResponseWriter, r *http.Request, _ *caller) {
 	s.sessions.end(r.Context(), token(r))
 	setCookie(w, r, "")
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (s *server) getBox(w http.ResponseWriter, _ *http.Request) {
+func (s *server) getBox(w http.ResponseWriter, _ *http.Request, _ *caller) {
 	b, err := s.box.get()
 	if err != nil {
 		s.starting(w)
@@ -177,7 +101,7 @@ func (s *server) getBox(w http.ResponseWriter, _ *http.Request) {
 
 // getEvents streams the box's state: an event "box" now and after each change, a comment when it is quiet, an event
 // "end" when the session is over.
-func (s *server) getEvents(w http.ResponseWriter, r *http.Request) {
+func (s *server) getEvents(w http.ResponseWriter, r *http.Request, _ *caller) {
 	select {
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
@@ -238,7 +162,7 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request) {
 }
 
 // postRescue hands an action of rescue mode to init.
-func (s *server) postRescue(w http.ResponseWriter, r *http.Request) {
+func (s *server) postRescue(w http.ResponseWriter, r *http.Request, _ *caller) {
 	var req api.RescueRequest
 	if !decode(w, r, &req) {
 		return
@@ -300,52 +224,6 @@ func (s *server) postRescue(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-func (s *server) starting(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", "2")
-	problem(w, http.StatusServiceUnavailable, "starting", "The box is still starting.", "Try again in a few seconds.")
-}
-
-// signedIn reports whether the request carries a live session, and renews its cookie when the session was renewed.
-func (s *server) signedIn(w http.ResponseWriter, r *http.Request) bool {
-	t := token(r)
-	renewed, ok := s.sessions.use(r.Context(), t)
-	if renewed {
-		setCookie(w, r, t)
-	}
-	return ok
-}
-
-func isHTTPS(r *http.Request) bool { return r.Header.Get("X-Forwarded-Proto") == "https" }
-
-// token returns the session's token. Over HTTPS only the cookie counts that HTTPS alone can set: whoever can write
-// into the LAN's plain HTTP must not be able to plant one.
-func token(r *http.Request) string {
-	name := cookieHTTP
-	if isHTTPS(r) {
-		name = cookieHTTPS
-	}
-	c, err := r.Cookie(name)
-	if err != nil || len(c.Value) > 128 {
-		return ""
-	}
-	return c.Value
-}
-
-// setCookie gives the browser a token, or takes it away if it is empty.
-func setCookie(w http.ResponseWriter, r *http.Request, token string) {
-	c := &http.Cookie{
-		Name: cookieHTTP, Value: token, Path: "/", MaxAge: int(sessionLife / time.Second),
-		HttpOnly: true, SameSite: http.SameSiteStrictMode,
-	}
-	if isHTTPS(r) {
-		c.Name, c.Secure = cookieHTTPS, true
-	}
-	if token == "" {
-		c.MaxAge = -1
-	}
-	http.SetCookie(w, c)
-}
-
 // decode reads a JSON body into v, or answers with a problem and returns false.
 func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
@@ -368,16 +246,4 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 		return false
 	}
 	return true
-}
-
-// problem answers with an RFC 9457 problem. name tells programs what happened; it is the last part of the type.
-func problem(w http.ResponseWriter, status int, name, title, detail string) {
-	b, err := json.Marshal(api.Problem{Type: "/problems/" + name, Title: title, Status: status, Detail: detail})
-	if err != nil {
-		http.Error(w, title, status)
-		return
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
 }

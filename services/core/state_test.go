@@ -14,7 +14,7 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-func open(t *testing.T, dir string) *state {
+func openTest(t *testing.T, dir string) *state {
 	t.Helper()
 	st, err := openState(t.Context(), dir, quiet)
 	if err != nil {
@@ -30,7 +30,7 @@ func TestStateIsKept(t *testing.T) {
 	}
 	var token string
 	for i := range 3 {
-		st := open(t, dir)
+		st := openTest(t, dir)
 		if len(st.notices) != 0 {
 			t.Errorf("notices %v", st.notices)
 		}
@@ -63,7 +63,7 @@ func TestStateIsKept(t *testing.T) {
 }
 
 func TestPragmas(t *testing.T) {
-	st := open(t, t.TempDir())
+	st := openTest(t, t.TempDir())
 	defer st.close()
 	for name, want := range map[string]string{
 		"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "busy_timeout": "5000",
@@ -88,7 +88,7 @@ func TestDamagedState(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			for round := range 2 { // twice within a second: the names must not collide
-				st := open(t, dir)
+				st := openTest(t, dir)
 				s, err := openSessions(t.Context(), st, quiet, time.Now)
 				if err != nil {
 					t.Fatal(err)
@@ -104,7 +104,7 @@ func TestDamagedState(t *testing.T) {
 				if err := os.WriteFile(path, b, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				st = open(t, dir)
+				st = openTest(t, dir)
 				if len(st.notices) != 1 || st.notices[0].Name != "state-replaced" {
 					t.Errorf("notices %v", st.notices)
 				}
@@ -128,7 +128,7 @@ func TestDamagedState(t *testing.T) {
 
 func TestNewerState(t *testing.T) {
 	dir := t.TempDir()
-	st := open(t, dir)
+	st := openTest(t, dir)
 	if _, err := st.db.Exec("PRAGMA user_version=1000"); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestNewerState(t *testing.T) {
 
 func TestStateInMemory(t *testing.T) {
 	for name, dir := range map[string]string{"none": "", "missing": filepath.Join(t.TempDir(), "missing")} {
-		st := open(t, dir)
+		st := openTest(t, dir)
 		s, err := openSessions(t.Context(), st, quiet, time.Now)
 		if err != nil {
 			t.Fatal(err)
@@ -160,7 +160,7 @@ func TestStateInMemory(t *testing.T) {
 }
 
 func TestSessionsWithoutDisk(t *testing.T) {
-	st := open(t, t.TempDir())
+	st := openTest(t, t.TempDir())
 	s, err := openSessions(t.Context(), st, quiet, time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestSessionsWithoutDisk(t *testing.T) {
 
 func TestSessionLife(t *testing.T) {
 	ctx := context.Background()
-	st := open(t, t.TempDir())
+	st := openTest(t, t.TempDir())
 	defer st.close()
 	now := time.Now().Round(0)
 	clock := func() time.Time { return now }
@@ -225,7 +225,7 @@ func TestSessionLife(t *testing.T) {
 
 func TestSessionsBounded(t *testing.T) {
 	ctx := context.Background()
-	st := open(t, "")
+	st := openTest(t, "")
 	defer st.close()
 	now := time.Now()
 	s, err := openSessions(ctx, st, quiet, func() time.Time { now = now.Add(time.Second); return now })
@@ -248,7 +248,7 @@ func TestSessionsBounded(t *testing.T) {
 // TestStoredSessionsBounded sees that what has expired while nobody looked does not stay on the disk for ever.
 func TestStoredSessionsBounded(t *testing.T) {
 	ctx := context.Background()
-	st := open(t, t.TempDir())
+	st := openTest(t, t.TempDir())
 	defer st.close()
 	now := time.Now()
 	for i := range 2 * maxSessions {
