@@ -25,20 +25,21 @@ func regions() []string {
 // getLive streams the regions of the box page as they change. Its events are "view" (a JSON object of HTML by region),
 // "beat" when nothing changed, and "reload" when another page is due: after signing out, into or out of rescue mode,
 // or when the box runs another release of the page.
-func (s *server) getLive(w http.ResponseWriter, r *http.Request) {
-	req, err := s.request(r.Context(), r, http.MethodGet, "/api/v1/events", nil)
+func (v *visit) getLive() {
+	w, r := v.w, v.r
+	req, err := v.request(r.Context(), http.MethodGet, "/api/v1/events", nil)
 	if err != nil {
-		s.message(w, r, http.StatusInternalServerError, "error")
+		v.message(http.StatusInternalServerError, "error")
 		return
 	}
-	resp, err := s.api.Do(req)
+	resp, err := v.api.Do(req)
 	if err != nil {
-		http.Error(w, s.text.s("starting.title"), http.StatusServiceUnavailable)
+		http.Error(w, v.text.s("starting.title"), http.StatusServiceUnavailable)
 		return
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusUnauthorized {
-		http.Error(w, s.text.s("starting.title"), http.StatusServiceUnavailable)
+		http.Error(w, v.text.s("starting.title"), http.StatusServiceUnavailable)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -55,7 +56,7 @@ func (s *server) getLive(w http.ResponseWriter, r *http.Request) {
 		return rc.Flush() == nil
 	}
 	q := r.URL.Query()
-	if resp.StatusCode != http.StatusOK || q.Get("version") != s.version() {
+	if resp.StatusCode != http.StatusOK || q.Get("version") != v.version() {
 		send("reload", "{}")
 		return
 	}
@@ -83,9 +84,9 @@ func (s *server) getLive(w http.ResponseWriter, r *http.Request) {
 				send("reload", "{}")
 				return
 			}
-			changed, err := s.changed(s.boxFor(r, b), before)
+			changed, err := v.changed(v.boxFor(b), before)
 			if err != nil {
-				s.log.Error("can't make a region", "err", err)
+				v.log.Error("can't make a region", "err", err)
 				return
 			}
 			if len(changed) == 0 {
@@ -101,11 +102,11 @@ func (s *server) getLive(w http.ResponseWriter, r *http.Request) {
 }
 
 // changed renders the regions and returns those that are not as before, which it brings up to date.
-func (s *server) changed(v *boxView, before map[string]string) (map[string]string, error) {
+func (v *visit) changed(box *boxView, before map[string]string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, name := range regions() {
 		var b bytes.Buffer
-		if err := s.tmpl.ExecuteTemplate(&b, name, v); err != nil {
+		if err := v.tmpl.ExecuteTemplate(&b, name, box); err != nil {
 			return nil, err
 		}
 		if html := b.String(); html != before[name] {

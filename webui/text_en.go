@@ -16,7 +16,8 @@ func english() catalogue {
 		"time.hours.other":   "%d hours",
 		"time.days.one":      "%d day",
 		"time.days.other":    "%d days",
-		"time.layout":        "2 Jan 2006, 15:04 UTC",
+		"time.layout":        "2 Jan 2006, 15:04 MST",
+		"time.ago":           "%s ago",
 
 		"size.gb": "%.1f GB",
 		"size.mb": "%.0f MB",
@@ -54,6 +55,11 @@ func english() catalogue {
 
 		"cross-origin.title": "Not from another website",
 		"cross-origin.text":  "Another website tried to use this box through your browser, so nothing was done.",
+
+		"owners.title": "Only owners can open this",
+		"owners.text":  "Ask an owner of this box to do it, or to make you an owner too.",
+
+		"refused.title": "That did not work",
 
 		"toolarge.title": "That was too much",
 		"toolarge.text":  "What was sent is larger than this page takes.",

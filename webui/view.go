@@ -583,8 +583,13 @@ func (c catalogue) concerns(b *api.Box) []concern {
 	return out
 }
 
-// localTime is a <time> of RFC 3339 and of words.
-func (c catalogue) localTime(t time.Time) string { return t.UTC().Format(c.s("time.layout")) }
+// localTime says a time as the clocks of the household show it.
+func (c catalogue) localTime(t time.Time, zone *time.Location) string {
+	return t.In(zone).Format(c.s("time.layout"))
+}
+
+// ago says how long ago a time was.
+func (c catalogue) ago(t time.Time) string { return c.s("time.ago", c.duration(time.Since(t))) }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 

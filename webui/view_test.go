@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,13 +18,13 @@ import (
 	"github.com/croft-os/croft/services/api"
 )
 
-func testServer(t testing.TB) *server {
+func testVisit(t testing.TB) *visit {
 	t.Helper()
 	s, err := newServer(slog.New(slog.DiscardHandler), http.DefaultClient)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return s.visit(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 }
 
 func wellBox() *api.Box {
@@ -265,7 +266,7 @@ func TestCatalogue(t *testing.T) {
 	}
 	// Keys put together at run time.
 	for _, prefix := range []string{
-		"state.", "clock.", "probe.", "slot.", "net.", "service.", "gate.", "rescue.", "notfound.", "method.", "cross-origin.", "toolarge.", "error.",
+		"state.", "clock.", "probe.", "slot.", "net.", "service.", "gate.", "rescue.", "notfound.", "method.", "cross-origin.", "toolarge.", "error.", "owners.", "refused.",
 	} {
 		for key := range c {
 			if strings.HasPrefix(key, prefix) {
@@ -299,16 +300,16 @@ func TestTemplatesKeepThePolicy(t *testing.T) {
 }
 
 func TestWeight(t *testing.T) {
-	s := testServer(t)
-	if n := len(s.assets["style.css"].plain); n >= 12_000 {
+	v := testVisit(t)
+	if n := len(v.assets["style.css"].plain); n >= 12_000 {
 		t.Errorf("the style sheet has %d bytes", n)
 	}
 	var page bytes.Buffer
-	if err := s.tmpl.ExecuteTemplate(&page, "page", s.page("box", s.text.view(wellBox(), "http"))); err != nil {
+	if err := v.tmpl.ExecuteTemplate(&page, "page", v.page("box", v.text.view(wellBox(), "http"))); err != nil {
 		t.Fatal(err)
 	}
 	sum := len(zip(page.Bytes()))
-	for _, a := range s.assets {
+	for _, a := range v.assets {
 		sum += len(a.zipped())
 	}
 	if sum > 30_000 {
@@ -319,7 +320,7 @@ func TestWeight(t *testing.T) {
 
 // What other processes say is shown, never obeyed.
 func TestHostileStrings(t *testing.T) {
-	s := testServer(t)
+	v := testVisit(t)
 	const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>`
 	b := wellBox()
 	y := &b.System
@@ -338,7 +339,7 @@ func TestHostileStrings(t *testing.T) {
 		y.Mode = mode
 		y.Rescue = &api.Rescue{Code: evil, Text: evil, Detail: evil, Check: &api.CheckDone{Findings: []string{evil}}}
 		var page bytes.Buffer
-		if err := s.tmpl.ExecuteTemplate(&page, "page", s.page("box", s.text.view(b, "http"))); err != nil {
+		if err := v.tmpl.ExecuteTemplate(&page, "page", v.page("box", v.text.view(b, "http"))); err != nil {
 			t.Fatal(err)
 		}
 		if strings.Contains(page.String(), "<script>") || strings.Contains(page.String(), "<img") {
@@ -358,14 +359,14 @@ func FuzzView(f *testing.F) {
 	f.Add(seed)
 	f.Add([]byte(`{"system":{"mode":"rescue","phases":[{"start_ms":-9,"took_ms":-2}],"vitals":{"mem_total":-1,"data":{"size":-1}}}}`))
 	f.Add([]byte(`{"system":{"mode":"rescue","rescue":{"progress":-1e300}},"network":{},"discovery":{"name":"x"}}`))
-	s := testServer(f)
+	v := testVisit(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var b api.Box
 		if json.Unmarshal(data, &b) != nil {
 			return
 		}
 		var page bytes.Buffer
-		if err := s.tmpl.ExecuteTemplate(&page, "page", s.page("box", s.text.view(&b, "http"))); err != nil {
+		if err := v.tmpl.ExecuteTemplate(&page, "page", v.page("box", v.text.view(&b, "http"))); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -5,7 +5,7 @@
 // claim code from the URL's fragment and keeps the page current from one stream of server-sent events, whose events
 // carry the regions of the page that changed, rendered by the same templates. Every sentence is in a catalogue.
 //
-// Limits: English only; no state of its own; it believes the gateway about a client's address and scheme.
+// Limits: no state of its own; it believes the gateway about a client's address and scheme.
 //
 // Sources: the HTML standard's section on server-sent events, CSP level 3, WCAG 2.2.
 package webui
@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/croft-os/croft/services/api"
@@ -66,5 +67,6 @@ func Run(ctx context.Context, cfg Config) error {
 
 // check renders the box page, so that a process that can't make pages any more is restarted.
 func (s *server) check(context.Context) error {
-	return s.tmpl.ExecuteTemplate(io.Discard, "page", s.page("box", s.text.view(&api.Box{}, "http")))
+	v := s.visit(nil, &http.Request{URL: &url.URL{Path: "/"}})
+	return v.tmpl.ExecuteTemplate(io.Discard, "page", v.page("box", v.text.view(&api.Box{}, "http")))
 }

@@ -278,7 +278,7 @@ func TestAssets(t *testing.T) {
 
 func TestLive(t *testing.T) {
 	f, srv, c := start(t)
-	version := testServer(t).version()
+	version := testVisit(t).version()
 	type stream struct {
 		next func(event string) string
 		stop func()
