@@ -10,25 +10,19 @@ import (
 // boxRoutes are the page of the whole box, and of rescue mode.
 func boxRoutes() []route {
 	return []route{
-		{"GET /{$}", whoAnyone, (*visit).getHome},
 		{"GET /live", whoAnyone, (*visit).getLive},
 		{"POST /rescue", whoAnyone, (*visit).postRescue},
 	}
 }
 
-// getHome is the claim gate, or the box for who is in.
+// getHome is the box, for who is in: people, and who gave the code of rescue mode.
 func (v *visit) getHome() {
 	var b api.Box
-	p, err := v.call(http.MethodGet, "/api/v1/box", nil, &b)
-	switch {
-	case err != nil || p != nil && p.Status == http.StatusServiceUnavailable:
-		v.starting(err)
-	case p != nil:
-		v.render(http.StatusOK, v.page("gate", v.gate(v.r.URL.Query())))
-	default:
-		v.session = &api.Session{Role: api.RoleSetup}
-		v.render(http.StatusOK, v.page("box", v.boxFor(&b)))
+	if p, err := v.call(http.MethodGet, "/api/v1/box", nil, &b); p != nil || err != nil {
+		v.failed(p, err)
+		return
 	}
+	v.render(http.StatusOK, v.page("box", v.boxFor(&b)))
 }
 
 // boxFor says the state of the box to who asked, and what was wrong with their last request.

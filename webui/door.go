@@ -13,8 +13,24 @@ import (
 // doorRoutes are the pages in front of the box: claiming it, signing in and out.
 func doorRoutes() []route {
 	return []route{
+		{"GET /{$}", whoAnyone, (*visit).getStart},
 		{"POST /claim", whoAnyone, (*visit).postClaim},
 		{"POST /signout", whoAnyone, (*visit).postSignOut},
+	}
+}
+
+// getStart leads to where the one who asks has to be: the claim, the next step of setting up, signing in, or the box.
+func (v *visit) getStart() {
+	var session api.Session
+	p, err := v.call(http.MethodGet, "/api/v1/session", nil, &session)
+	switch {
+	case err != nil || p != nil && p.Status == http.StatusServiceUnavailable:
+		v.starting(err)
+	case p != nil:
+		v.render(http.StatusOK, v.page("gate", v.gate(v.r.URL.Query())))
+	default:
+		v.session = &session
+		v.getHome()
 	}
 }
 

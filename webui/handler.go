@@ -98,6 +98,7 @@ type page struct {
 	Version string       // of the page itself: the script loads it anew when the box has another
 	Session *api.Session // of who is signed in; nil without navigation
 	Path    string       // of the page, for the navigation
+	Section string       // place in the navigation, if the path does not say it
 	Done    string       // a sentence: what was done before
 	Secret  bool         // the page holds a secret, so it is not compressed
 	Data    any

@@ -26,6 +26,7 @@ func (s *server) newLanguage(c catalogue) (*language, error) {
 		"n":        c.n,
 		"time":     func(t time.Time) string { return c.localTime(t, s.zone()) },
 		"ago":      c.ago,
+		"nav":      c.nav,
 		"rfc3339":  rfc3339,
 		"decimal":  decimal,
 		"asset":    func(name string) string { return s.assets[name].url },

@@ -1,6 +1,11 @@
 package webui
 
-// english is the catalogue that every other language translates.
+// english is the catalogue that every other language translates. Tests hold what follows for all languages.
+//
+// A key begins with the group of pages that it belongs to; "KIND.title" is the title of the page KIND, "done.NAME" says
+// what was done before, and what other processes name is "problem.", "field.", "audit.", "alert.", "state.", "gap.",
+// "phase.", "service-name." and that name. A sentence that depends on a number has the keys ".one" and ".other". Every
+// language has the same keys, with the same verbs (%s, %d …) in the same number; where the order differs, %[2]s.
 func english() catalogue {
 	return catalogue{
 		"lang": "en",
@@ -21,6 +26,18 @@ func english() catalogue {
 
 		"size.gb": "%.1f GB",
 		"size.mb": "%.0f MB",
+
+		"nav.label":    "Main",
+		"nav.home":     "Home",
+		"nav.activity": "Activity",
+		"nav.services": "Services",
+		"nav.people":   "People",
+		"nav.box":      "Box",
+		"nav.me":       "Me",
+
+		"form.optional": "optional",
+		"form.show":     "Show",
+		"form.hide":     "Hide",
 
 		"page.skip":    "Skip to the content",
 		"page.signout": "Sign out",
