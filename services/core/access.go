@@ -46,7 +46,7 @@ func (s *server) handler(ops []operation) http.Handler {
 		mux.HandleFunc(base+p, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, methods) })
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "not-found", "There is nothing at this address.", "")
+		notFound(w)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -55,7 +55,7 @@ func (s *server) handler(ops []operation) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect
-			problem(w, http.StatusNotFound, "not-found", "There is nothing at this address.", "")
+			notFound(w)
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -91,6 +91,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, methods map[strin
 		problem(w, http.StatusForbidden, "forbidden", "You may not do that.", "Ask an owner of the box.")
 		return
 	}
+	r.Body = http.MaxBytesReader(w, r.Body, op.body)
 	op.serve(s, w, r, c)
 }
 

@@ -1,25 +1,151 @@
 package core
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"math"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/daemon"
 )
 
-// problem answers with an RFC 9457 problem. name tells programs what happened; it is the last part of the type.
+// problem answers with an RFC 9457 problem. name, one of api.ProblemTypes, tells programs what happened; it is the last
+// part of the type.
 func problem(w http.ResponseWriter, status int, name, title, detail string) {
-	b, err := json.Marshal(api.Problem{Type: "/problems/" + name, Title: title, Status: status, Detail: detail})
-	if err != nil {
-		http.Error(w, title, status)
-		return
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
+	writeProblem(w, api.Problem{Type: name, Title: title, Status: status, Detail: detail})
+}
+
+// invalid answers that fields of the request's body, or parameters, are wrong.
+func invalid(w http.ResponseWriter, fields ...api.FieldProblem) {
+	writeProblem(w, api.Problem{
+		Type: "invalid", Title: "Something in there is not right.", Status: http.StatusUnprocessableEntity,
+		Detail: fields[0].Text, Fields: fields,
+	})
+}
+
+// wait answers that the client has to wait, with the problem of that name.
+func wait(w http.ResponseWriter, status int, name, title string, d time.Duration) {
+	secs := max(1, int(math.Ceil(d.Seconds())))
+	w.Header().Set("Retry-After", strconv.Itoa(secs))
+	writeProblem(w, api.Problem{
+		Type: name, Title: title, Status: status, RetryAfter: secs,
+		Detail: fmt.Sprintf("Try again in %d seconds.", secs),
+	})
+}
+
+func tooManyTries(w http.ResponseWriter, d time.Duration) {
+	wait(w, http.StatusTooManyRequests, "too-many-tries", "Too many tries.", d)
 }
 
 func (s *server) starting(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", "2")
-	problem(w, http.StatusServiceUnavailable, "starting", "The box is still starting.", "Try again in a few seconds.")
+	wait(w, http.StatusServiceUnavailable, "starting", "The box is still starting.", 2*time.Second)
+}
+
+func notFound(w http.ResponseWriter) {
+	problem(w, http.StatusNotFound, "not-found", "There is nothing at this address.", "")
+}
+
+func writeProblem(w http.ResponseWriter, p api.Problem) {
+	p.Type = "/problems/" + p.Type
+	b, err := json.Marshal(p)
+	if err != nil {
+		http.Error(w, p.Title, p.Status)
+		return
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	w.Write(append(b, '\n'))
+}
+
+// entityTag is a strong validator (RFC 9110 section 8.8.3) of v as JSON.
+func entityTag(v any) string {
+	b, _ := json.Marshal(v) // what can't be encoded can't be answered either
+	sum := sha256.Sum256(b)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+}
+
+// listsTag reports whether the fields If-Match or If-None-Match of a request name the tag (RFC 9110 section 13.1). Who
+// marks tags as weak on the way changes nothing of ours for the second, and spoils the first.
+func listsTag(fields []string, tag string, weak bool) bool {
+	for t := range strings.SplitSeq(strings.Join(fields, ","), ",") {
+		if t = strings.TrimSpace(t); t == "*" || t == tag || weak && t == "W/"+tag {
+			return true
+		}
+	}
+	return false
+}
+
+// matches checks that the client changes what it has seen, or answers with a problem and returns false.
+func matches(w http.ResponseWriter, r *http.Request, tag string) bool {
+	switch fields := r.Header.Values("If-Match"); {
+	case len(fields) == 0:
+		problem(w, http.StatusPreconditionRequired, "precondition", "It is not said what this is a change of.",
+			"Read it first, and send its ETag in If-Match.")
+	case !listsTag(fields, tag, false):
+		problem(w, http.StatusPreconditionFailed, "changed-meanwhile", "Somebody else has changed this meanwhile.",
+			"Look at it again, then change it.")
+	default:
+		return true
+	}
+	return false
+}
+
+const (
+	defaultLimit = 50 // items of a page
+	maxLimit     = 200
+	maxCursor    = 200 // bytes of ?after=
+)
+
+// pageOf returns the parameters of a list, or answers with a problem and returns false.
+func pageOf(w http.ResponseWriter, r *http.Request) (after string, limit int, ok bool) {
+	q := r.URL.Query()
+	limit = defaultLimit
+	if v := q.Get("limit"); q.Has("limit") {
+		var err error
+		if limit, err = strconv.Atoi(v); err != nil || limit < 1 || limit > maxLimit {
+			invalid(w, api.FieldProblem{Path: "/limit", Code: "range", Text: fmt.Sprintf("limit is 1 to %d.", maxLimit)})
+			return "", 0, false
+		}
+	}
+	if after = q.Get("after"); len(after) > maxCursor {
+		invalid(w, badCursor())
+		return "", 0, false
+	}
+	return after, limit, true
+}
+
+func badCursor() api.FieldProblem {
+	return api.FieldProblem{Path: "/after", Code: "format", Text: "after is what the page before gave as next."}
+}
+
+// writePage answers with one page of a list that is short enough to be in memory, in the order of key, which has to be
+// different for each item. What comes and goes between two pages moves nothing else from one to the other.
+func writePage[T any](w http.ResponseWriter, r *http.Request, items []T, key func(T) string) {
+	after, limit, ok := pageOf(w, r)
+	if !ok {
+		return
+	}
+	from, err := base64.RawURLEncoding.DecodeString(after)
+	if err != nil {
+		invalid(w, badCursor())
+		return
+	}
+	slices.SortFunc(items, func(a, b T) int { return cmp.Compare(key(a), key(b)) })
+	for after != "" && len(items) > 0 && key(items[0]) <= string(from) {
+		items = items[1:]
+	}
+	l := api.List[T]{Items: slices.Concat([]T{}, items)}
+	if len(items) > limit {
+		l.Items = items[:limit]
+		l.Next = base64.RawURLEncoding.EncodeToString([]byte(key(items[limit-1])))
+	}
+	daemon.WriteJSON(w, http.StatusOK, l)
 }

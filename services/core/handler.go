@@ -4,13 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"math"
-	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,8 +14,6 @@ import (
 )
 
 const (
-	maxBody     = 4 << 10          // bytes of a request's body
-	bodyTimeout = 10 * time.Second // to receive it
 	maxStreams  = 32               // event streams at once
 	beatEvery   = 15 * time.Second // comment in an otherwise quiet stream
 	sendTimeout = 10 * time.Second // for a client to take an event
@@ -50,11 +43,8 @@ func (s *server) postSession(w http.ResponseWriter, r *http.Request, _ *caller) 
 		return
 	}
 	client := clientKey(r)
-	if wait := s.limit.take(client); wait > 0 {
-		secs := int(math.Ceil(wait.Seconds()))
-		w.Header().Set("Retry-After", strconv.Itoa(secs))
-		problem(w, http.StatusTooManyRequests, "too-many-tries", "Too many tries.",
-			fmt.Sprintf("Try again in %d seconds.", secs))
+	if d := s.limit.take(client); d > 0 {
+		tooManyTries(w, d)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
@@ -106,9 +96,7 @@ func (s *server) getEvents(w http.ResponseWriter, r *http.Request, _ *caller) {
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
 	default:
-		w.Header().Set("Retry-After", "10")
-		problem(w, http.StatusServiceUnavailable, "too-many-streams", "Too many pages are watching this box.",
-			"Close one that you don't need.")
+		wait(w, http.StatusServiceUnavailable, "too-many-streams", "Too many pages are watching this box.", 10*time.Second)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -212,7 +200,7 @@ func (s *server) postRescue(w http.ResponseWriter, r *http.Request, _ *caller) {
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
 		var p api.Problem
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, small))
 		if json.Unmarshal(text, &p) != nil || p.Title == "" {
 			p = api.Problem{Title: "That can't be done now.", Detail: strings.TrimSpace(string(text))}
 		}
@@ -222,28 +210,4 @@ func (s *server) postRescue(w http.ResponseWriter, r *http.Request, _ *caller) {
 	}
 	s.box.forget()
 	w.WriteHeader(http.StatusAccepted)
-}
-
-// decode reads a JSON body into v, or answers with a problem and returns false.
-func decode(w http.ResponseWriter, r *http.Request, v any) bool {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		problem(w, http.StatusUnsupportedMediaType, "media-type", "The request's body has to be application/json.", "")
-		return false
-	}
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooBig *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooBig):
-		problem(w, http.StatusRequestEntityTooLarge, "too-large", "The request's body is too large.", "")
-		return false
-	case err != nil:
-		problem(w, http.StatusBadRequest, "body", "The request's body did not arrive in full.", "")
-		return false
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		problem(w, http.StatusBadRequest, "json", "The request's body is not the JSON that is expected here.", "")
-		return false
-	}
-	return true
 }
