@@ -53,4 +53,6 @@ type Notice struct {
 	Text   string `json:"text"`   // what happened, one sentence for an owner
 	Next   string `json:"next"`   // the one next step
 	Weight string `json:"weight"` // "info" or "warn"
+
+	Args map[string]string `json:"args,omitempty"` // for the sentence: "at" of "state-restored", RFC 3339; absent if nothing was lost
 }
