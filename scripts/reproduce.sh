@@ -12,7 +12,7 @@ build() { # folder, umask
 	umask "$2"
 	git clone --quiet --no-hardlinks --no-checkout . "$1/source"
 	git -C "$1/source" -c advice.detachedHead=false checkout --quiet "$commit"
-	(cd "$1/source" && GOCACHE="$1/cache" GOMODCACHE="$modcache" go run ./scripts/croft build --board "$board" --out "$1/out")
+	(cd "$1/source" && GOCACHE="$1/cache" GOMODCACHE="$modcache" go run ./scripts/croft build --board "$board" --out "$1/out" --url https://croft.invalid)
 }
 (build "$work/a" 022)
 (TZ=Pacific/Auckland LC_ALL=C.UTF-8 CGO_CFLAGS=-O0 build "$work/another-folder-with-a-longer-name" 077)

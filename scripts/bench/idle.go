@@ -107,7 +107,7 @@ func signIn(ctx context.Context, vm *qemu.VM) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = b.do(ctx, http.MethodPost, "/api/v1/session", body, http.StatusCreated)
+	_, err = b.do(ctx, http.MethodPost, "/api/v1/claim", body, http.StatusCreated)
 	return b, err
 }
 

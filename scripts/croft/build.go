@@ -27,6 +27,7 @@ func build(ctx context.Context, args []string, _, stderr io.Writer) int {
 	out := fl.String("out", "out", "folder for the image")
 	version := fl.String("version", "", "version of the release; default: git describe")
 	only := fl.Bool("image-only", false, "write no compressed image, bill of materials and checksums")
+	url := fl.String("url", "", "where the files will be found, for Raspberry Pi Imager's list; default: where they are written")
 	if err := fl.Parse(args); err != nil {
 		return 2
 	}
@@ -44,7 +45,7 @@ func build(ctx context.Context, args []string, _, stderr io.Writer) int {
 			return 2
 		}
 		err = image.Build(ctx, image.Options{
-			Board: b, Out: *out, Version: *version, ImageOnly: *only,
+			Board: b, Out: *out, Version: *version, ImageOnly: *only, URL: *url,
 			Log: slog.New(slog.NewTextHandler(stderr, nil)),
 		})
 		if err != nil {

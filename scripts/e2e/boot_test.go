@@ -106,7 +106,7 @@ func strangers(t *testing.T, b *box) {
 			t.Errorf("%s without a session: status %d, %v: %.200s", path, status, err, body)
 		}
 	}
-	status, body, err := b.do(t.Context(), http.MethodPost, "https://croft.local/api/v1/session", api.ClaimRequest{Code: "0000-0000"})
+	status, body, err := b.do(t.Context(), http.MethodPost, "https://croft.local/api/v1/claim", api.ClaimRequest{Code: "0000-0000"})
 	if err != nil || status != http.StatusForbidden {
 		t.Errorf("a wrong code: status %d, %v: %.200s", status, err, body)
 	}

@@ -333,7 +333,7 @@ func (b *box) code() string {
 // signIn signs the client in over HTTPS.
 func (b *box) signIn(code string) {
 	b.t.Helper()
-	status, body, err := b.do(b.t.Context(), http.MethodPost, "https://croft.local/api/v1/session", api.ClaimRequest{Code: code})
+	status, body, err := b.do(b.t.Context(), http.MethodPost, "https://croft.local/api/v1/claim", api.ClaimRequest{Code: code})
 	if err != nil || status != http.StatusCreated {
 		b.t.Fatalf("sign in: status %d, %v: %s", status, err, body)
 	}

@@ -76,6 +76,17 @@ func (r *Recorder) Events() []Event {
 	return r.events[:len(r.events):len(r.events)]
 }
 
+// Replay returns base after the first n of the events, each of them whole.
+func Replay(base *Disk, events []Event, n int) (*Disk, error) {
+	d := base.Fork()
+	for i, e := range events[:n] {
+		if err := apply(d, e, whole); err != nil {
+			return nil, fmt.Errorf("event %d: %w", i, err)
+		}
+	}
+	return d, nil
+}
+
 // Crash returns the disk that a power cut just after the first n of the events could have left on base: all that was
 // durable by then, and a random part of the rest, in which any write may be whole, missing or torn. The same rng
 // state gives the same disk.
