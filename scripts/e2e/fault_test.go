@@ -103,7 +103,7 @@ func (b *box) rescued(wantCode string) api.Box {
 	if r.Code != wantCode || r.Text == "" || r.Detail == "" {
 		b.t.Errorf("rescue: %+v, want %q", r, wantCode)
 	}
-	status, page, err := b.do(b.t.Context(), http.MethodGet, "https://croft.local/", nil)
+	status, page, err := b.do(b.t.Context(), http.MethodGet, boxURL+"/", nil)
 	if err != nil || status != http.StatusOK || !bytes.Contains(page, []byte("<form")) {
 		b.t.Errorf("the page of a box in rescue mode: status %d, %v", status, err)
 	}
@@ -116,7 +116,7 @@ func (b *box) rescued(wantCode string) api.Box {
 // rescue asks for one of rescue mode's actions and waits for its end, if the box is there to see it.
 func (b *box) rescue(action, confirm string, want int) {
 	b.t.Helper()
-	status, body, err := b.do(b.t.Context(), http.MethodPost, "https://croft.local/api/v1/rescue", api.RescueRequest{Action: action, Confirm: confirm})
+	status, body, err := b.do(b.t.Context(), http.MethodPost, boxURL+"/api/v1/rescue", api.RescueRequest{Action: action, Confirm: confirm})
 	if err != nil || status != want {
 		b.t.Fatalf("rescue action %s: status %d, %v: %s", action, status, err, body)
 	}

@@ -131,7 +131,7 @@ func TestSecondNIC(t *testing.T) {
 	}
 	b.dial = b.forwarded(1)
 	b.until("the page is served on the second network", time.Minute, func(ctx context.Context) error {
-		status, _, err := b.do(ctx, http.MethodGet, "https://croft.local/", nil)
+		status, _, err := b.do(ctx, http.MethodGet, boxURL+"/", nil)
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("status %d", status)
 		}

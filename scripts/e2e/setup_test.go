@@ -49,7 +49,7 @@ func (b *box) ask(ctx context.Context, method, path string, in, out any, want in
 			return "", err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://croft.local/api/v1"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, boxURL+"/api/v1"+path, bytes.NewReader(body))
 	if err != nil {
 		return "", err
 	}
