@@ -18,6 +18,7 @@ import (
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
+	"github.com/croft-os/croft/image/sbom"
 	"github.com/croft-os/croft/services/api"
 )
 
@@ -28,13 +29,15 @@ type Options struct {
 	Source  string    // folder of the module; "" means the one that encloses the current folder
 	Version string    // "" means git describe, or "dev"
 	Epoch   time.Time // time stamp of everything; zero means SOURCE_DATE_EPOCH, or the commit's time
-	// ImageOnly leaves out the compressed image, the checksums and the bill of materials.
+	// ImageOnly leaves out what else Build writes.
 	ImageOnly bool
-	Log       *slog.Logger
+	// URL is where the files of Out will be found, for Raspberry Pi Imager's list; "" means in Out itself.
+	URL string
+	Log *slog.Logger
 }
 
-// Build writes croft-BOARD.img, .img.zst, .spdx.json and .sha256 to o.Out. A file appears under its name only when it is
-// complete.
+// Build writes croft-BOARD.img, .img.zst, .spdx.json and .sha256 to o.Out, and for Raspberry Pis .os_list.json. An image appears
+// under its name only when it is complete.
 func Build(ctx context.Context, o Options) error {
 	b, err := newBuilder(ctx, o)
 	if err != nil {
@@ -47,11 +50,13 @@ func Build(ctx context.Context, o Options) error {
 		skip bool
 	}{
 		{"build the programs", b.programs, false},
+		{"list the components", b.listParts, false},
 		{"pack the root file system", b.root, false},
 		{"pack the boot volumes", b.volumes, false},
 		{"assemble the image", b.assemble, false},
 		{"compress", b.compress, o.ImageOnly},
-		{"list the components", b.components, o.ImageOnly},
+		{"write the bill of materials", b.billOfMaterials, o.ImageOnly},
+		{"write the list for Raspberry Pi Imager", b.imagerList, o.ImageOnly || len(o.Board.Imager) == 0},
 	} {
 		if step.skip {
 			continue
@@ -70,8 +75,10 @@ var versionFormat = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`)
 
 type builder struct {
 	Options
-	tmp string // scratch, removed at the end
-	sum string // SHA-256 of the image, in hex, once it is compressed
+	tmp   string         // scratch, removed at the end
+	parts []sbom.Package // what the image holds
+
+	sum, packedSum string // SHA-256 of the image and of the compressed one, in hex, once that is made
 
 	mu      sync.Mutex
 	modules map[string]module
@@ -155,7 +162,11 @@ func (b *builder) moduleDir(path string) (string, error) {
 
 func (b *builder) root(ctx context.Context) error {
 	dir := filepath.Join(b.tmp, "root")
-	if err := writeRoot(dir, api.Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID}); err != nil {
+	licences, err := b.licences()
+	if err != nil {
+		return err
+	}
+	if err := writeRoot(dir, api.Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID}, licences); err != nil {
 		return err
 	}
 	return pack.Squashfs(ctx, dir, filepath.Join(b.tmp, "root.squashfs"), b.Epoch)
@@ -252,7 +263,7 @@ func (b *builder) compress(ctx context.Context) error {
 	if err := os.Rename(part, b.out(".img.zst")); err != nil {
 		return err
 	}
-	b.sum = raw
+	b.sum, b.packedSum = raw, packed
 	name := filepath.Base(b.out(".img"))
 	return os.WriteFile(b.out(".sha256"), fmt.Appendf(nil, "%s  %s\n%s  %s.zst\n", raw, name, packed, name), 0o644)
 }

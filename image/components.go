@@ -2,8 +2,11 @@ package image
 
 import (
 	"bytes"
+	"cmp"
+	"compress/gzip"
 	"context"
 	"debug/buildinfo"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/croft-os/croft/image/sbom"
+	"github.com/croft-os/croft/services/api"
 )
 
 const (
@@ -20,8 +24,8 @@ const (
 	x509roots  = "golang.org/x/crypto/x509roots/fallback"
 )
 
-// components writes the bill of materials: what is linked into the two programs, and what else is on the disk.
-func (b *builder) components(ctx context.Context) error {
+// listParts lists what is linked into the two programs, and what else is on the disk.
+func (b *builder) listParts(ctx context.Context) error {
 	var ps []sbom.Package
 	mods, goVersion, err := b.linked()
 	if err != nil {
@@ -32,17 +36,25 @@ func (b *builder) components(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		license, err := sbom.ModuleLicense(m.Dir)
+		license, text, err := sbom.ModuleLicense(m.Dir)
 		if err != nil {
 			return fmt.Errorf("module %s %s: %w", m.Path, m.Version, err)
 		}
 		ps = append(ps, sbom.Package{
-			Name: m.Path, Version: m.Version, License: license, Purpose: sbom.Library,
+			Name: m.Path, Version: m.Version, License: license, Text: text, Purpose: sbom.Library,
 			PURL: "pkg:golang/" + m.Path + "@" + m.Version, Source: "go.sum " + m.Sum,
 		})
 	}
+	goroot, err := output(ctx, b.Source, "go", "env", "GOROOT")
+	if err != nil {
+		return err
+	}
+	_, text, err := sbom.ModuleLicense(goroot)
+	if err != nil {
+		return err
+	}
 	ps = append(ps, sbom.Package{
-		Name: "go", Version: goVersion, License: "BSD-3-Clause", Purpose: sbom.Library,
+		Name: "go", Version: goVersion, License: "BSD-3-Clause", Text: text, Purpose: sbom.Library,
 		Supplier: "Organization: The Go Authors", Source: "standard library and runtime",
 	})
 	if slices.Contains(mods, goSQLite) {
@@ -59,8 +71,22 @@ func (b *builder) components(ctx context.Context) error {
 		}
 		ps = append(ps, more...)
 	}
+	for i, p := range ps {
+		if p.Text != "" {
+			continue
+		}
+		if ps[i].Text, err = sbom.Text(p.License); err != nil {
+			return fmt.Errorf("licence of %s: %w", p.Name, err)
+		}
+	}
+	b.parts = ps
+	return nil
+}
+
+// billOfMaterials writes the SPDX document.
+func (b *builder) billOfMaterials(context.Context) error {
 	licenses := []string{"Apache-2.0"}
-	for _, p := range ps {
+	for _, p := range b.parts {
 		licenses = append(licenses, strings.Split(p.License, " AND ")...)
 	}
 	slices.Sort(licenses)
@@ -69,7 +95,7 @@ func (b *builder) components(ctx context.Context) error {
 			Name: "croft-" + b.Board.ID, Version: b.Version, License: strings.Join(slices.Compact(licenses), " AND "), Purpose: sbom.System,
 			Supplier: "Organization: Croft", SHA256: b.sum,
 		},
-		Packages:  ps,
+		Packages:  b.parts,
 		Created:   b.Epoch,
 		Namespace: "https://" + repository + "/spdx/",
 		Tool:      "croft-build-" + b.Version,
@@ -78,6 +104,40 @@ func (b *builder) components(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(b.out(".spdx.json"), doc, 0o644)
+}
+
+// licences is /etc/croft/licences.json.gz: a JSON array of api.Component with texts, Croft's own first. Components of one text
+// stand beside each other, within the 32 KiB that gzip looks back, so that a text takes its room once.
+func (b *builder) licences() ([]byte, error) {
+	_, own, err := sbom.ModuleLicense(b.Source)
+	if err != nil {
+		return nil, err
+	}
+	ps := slices.Clone(b.parts)
+	slices.SortFunc(ps, func(x, y sbom.Package) int {
+		return cmp.Or(cmp.Compare(x.License, y.License), cmp.Compare(x.Text, y.Text), cmp.Compare(x.Name, y.Name))
+	})
+	list := []api.Component{{Name: "croft", Version: b.Version, Licence: "Apache-2.0", Text: own}}
+	for _, p := range ps {
+		list = append(list, api.Component{Name: p.Name, Version: p.Version, Licence: p.License, Text: p.Text})
+	}
+	js, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	zw, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := zw.Write(js); err != nil {
+		return nil, err
+	}
+	if err := zw.Close(); err != nil {
+		return nil, err
+	}
+	b.Log.Info("licences", "board", b.Board.ID, "components", len(list), "bytes", len(js), "compressed", out.Len())
+	return out.Bytes(), nil
 }
 
 // linked lists the modules that the two programs hold, but for our own, and the Go toolchain's version.

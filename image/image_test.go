@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
@@ -243,7 +244,23 @@ func TestSectorFiles(t *testing.T) {
 		if len(txt) != board.SectorFile {
 			t.Errorf("croft.txt has %d bytes", len(txt))
 		}
-		p := b.Layout.Partition(b.Layout.First)
+		// The settings are one JSON document in one piece, and nothing else in the volume shares its sectors.
+		first := b.Layout.Partition(b.Layout.First)
+		f, err := os.Open(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		volume := io.NewSectionReader(f, first.Start, first.Size)
+		settings, err := fat.Find(volume, board.SettingsFile)
+		if err != nil || settings.Size != board.SettingsSize || len(settings.Extents) != 1 || settings.Extents[0].Offset%layout.SectorSize != 0 {
+			t.Errorf("%s: %+v, %v", board.SettingsFile, settings, err)
+		}
+		content, err := fat.ReadFile(volume, board.SettingsFile, board.SettingsSize)
+		if err != nil || string(bytes.Join(bytes.Fields(content), nil)) != `{"format":"croft-settings/1"}` {
+			t.Errorf("%s holds %q, %v", board.SettingsFile, content, err)
+		}
+		p := first
 		p.Size = 16 << 20 // the small files come before the kernels
 		whole := read(t, extract(t, img, p))
 		for name, content := range map[string][]byte{commit: want, "croft.txt": txt} {
@@ -384,6 +401,27 @@ func TestRoot(t *testing.T) {
 		if rel.Board != b.ID || rel.Version == "" || rel.Built <= 0 {
 			t.Errorf("release %+v", rel)
 		}
+		zr, err := gzip.NewReader(bytes.NewReader(read(t, root, "etc/croft/licences.json.gz")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var parts []api.Component
+		if err := json.NewDecoder(zr).Decode(&parts); err != nil {
+			t.Fatal(err)
+		}
+		words := map[string]string{
+			"croft": "Apache License", "go": "The Go Authors", "linux": "GNU GENERAL PUBLIC LICENSE", "glibc": "LESSER GENERAL",
+			"libgcc": "RUNTIME LIBRARY EXCEPTION", "sqlite": "blessing", "golang.org/x/sys": "The Go Authors",
+		}
+		for _, p := range parts {
+			if p.Version == "" || p.Licence == "" || len(p.Text) < 100 || !strings.Contains(p.Text, words[p.Name]) {
+				t.Errorf("licence of %s %s: %s, %.100q", p.Name, p.Version, p.Licence, p.Text)
+			}
+			delete(words, p.Name)
+		}
+		if len(words) > 0 || parts[0].Name != "croft" {
+			t.Errorf("no licences of %v; the first is %s", words, parts[0].Name)
+		}
 		for _, d := range []string{"boot", "data", "dev", "mnt", "proc", "run", "sys", "tmp"} {
 			if ents, err := os.ReadDir(filepath.Join(root, d)); err != nil || len(ents) != 0 {
 				t.Errorf("/%s is not an empty folder: %v", d, err)
@@ -403,7 +441,7 @@ func TestRoot(t *testing.T) {
 		}
 		machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[b.GOARCH]
 		var programs []string
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return err
 			}
@@ -541,6 +579,48 @@ func TestBillOfMaterials(t *testing.T) {
 		sums := string(read(t, strings.TrimSuffix(img, ".img")+".sha256"))
 		if len(d.Packages) > 0 && (len(d.Packages[0].Checksums) != 1 || !strings.HasPrefix(sums, d.Packages[0].Checksums[0].ChecksumValue+" ")) {
 			t.Error("the document does not name the image's hash")
+		}
+	})
+}
+
+// TestImagerList: what Raspberry Pi Imager checks before it writes.
+func TestImagerList(t *testing.T) {
+	eachImage(t, func(t *testing.T, b board.Board, img string) {
+		name := strings.TrimSuffix(img, ".img") + ".os_list.json"
+		if len(b.Imager) == 0 {
+			if _, err := os.Stat(name); err == nil {
+				t.Error("a list for boards that Imager does not know")
+			}
+			return
+		}
+		var list struct {
+			OSList []struct {
+				Name, Description, Icon, URL string
+
+				ExtractSize  int64  `json:"extract_size"`
+				ExtractSum   string `json:"extract_sha256"`
+				DownloadSize int64  `json:"image_download_size"`
+				DownloadSum  string `json:"image_download_sha256"`
+				ReleaseDate  string `json:"release_date"`
+				InitFormat   string `json:"init_format"`
+				Devices      []string
+			} `json:"os_list"`
+		}
+		if err := json.Unmarshal(read(t, name), &list); err != nil || len(list.OSList) != 1 {
+			t.Fatal(list, err)
+		}
+		l := list.OSList[0]
+		packed, err := os.Stat(img + ".zst")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums := string(read(t, strings.TrimSuffix(img, ".img")+".sha256"))
+		if l.ExtractSize != b.Layout.Size || l.DownloadSize != packed.Size() || !strings.HasPrefix(sums, l.ExtractSum+"  croft-pi.img\n"+l.DownloadSum+"  croft-pi.img.zst\n") {
+			t.Errorf("%+v against\n%s", l, sums)
+		}
+		if _, err := time.Parse(time.DateOnly, l.ReleaseDate); err != nil || l.InitFormat != "none" || !slices.Contains(l.Devices, "pi3-64bit") ||
+			l.Name == "" || l.Description == "" || l.Icon == "" || !strings.HasSuffix(l.URL, "/croft-pi.img.zst") {
+			t.Errorf("%+v", l)
 		}
 	})
 }

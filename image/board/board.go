@@ -8,7 +8,6 @@
 package board
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +43,8 @@ type Board struct {
 	Boot func(mods Modules, slot layout.Slot, version, cmdline string) ([]File, error)
 	// Components are the parts of an image that are not Go code.
 	Components []Component
+	// Imager are the tags by which Raspberry Pi Imager knows the boards of this family, none for others.
+	Imager []string
 }
 
 // Component is a part of an image that is not Go code, for the bill of materials.
@@ -102,16 +103,28 @@ func Find(id string) (Board, error) {
 // or not at all.
 const SectorFile = layout.SectorSize
 
-// croftTxt is the file that tells an owner without a screen how to reach the box. PID 1 overwrites it in place, so it
-// fills its sector.
-func croftTxt() (File, error) {
+// SettingsFile is the file on the first FAT volume that tells a box what it is to be when it starts for the first time: the
+// owner's to write, by "croft flash" or by hand. It has SettingsSize bytes in one piece, so that it can be overwritten in
+// place.
+const (
+	SettingsFile   = "croft.json"
+	SettingsFormat = "croft-settings/1"
+	SettingsSize   = 4096
+)
+
+// forOwners are the files that people read and write when they put the medium into a computer. croft.txt tells an owner without
+// a screen how to reach the box; PID 1 overwrites it in place, so it fills its sector.
+func forOwners() []File {
 	const text = "Croft has not been started from this card or stick yet.\r\n\r\n" +
 		"Put it into the box and switch the box on. Two minutes later, put it\r\n" +
 		"back here: this file will then hold the box's address and claim code.\r\n"
-	if len(text) > SectorFile {
-		return File{}, fmt.Errorf("croft.txt has %d bytes, more than one sector", len(text))
+	fill := func(s, with string, size int) []byte {
+		return append([]byte(s), strings.Repeat(with, size-len(s))...)
 	}
-	return File{Path: "croft.txt", Data: append([]byte(text), bytes.Repeat([]byte{'\n'}, SectorFile-len(text))...)}, nil
+	return []File{
+		{Path: "croft.txt", Data: fill(text, "\n", SectorFile)},
+		{Path: SettingsFile, Data: fill(fmt.Sprintf("{\r\n  \"format\": %q\r\n}\r\n", SettingsFormat), " ", SettingsSize)},
+	}
 }
 
 func fromModule(mods Modules, module, name, to string) (File, error) {

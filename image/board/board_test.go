@@ -111,9 +111,14 @@ func TestFiles(t *testing.T) {
 				if f.Path == "croft.txt" && len(f.Data) != SectorFile {
 					t.Errorf("croft.txt has %d bytes, want one sector", len(f.Data))
 				}
+				if f.Path == SettingsFile && (len(f.Data) != SettingsSize || !json.Valid(f.Data)) {
+					t.Errorf("%s has %d bytes: %q", SettingsFile, len(f.Data), f.Data)
+				}
 			}
-			if !seen["croft.txt"] {
-				t.Error("no croft.txt")
+			for _, name := range []string{"croft.txt", SettingsFile} {
+				if !seen[name] {
+					t.Errorf("no %s", name)
+				}
 			}
 			if b.Layout.Boot[layout.SlotA] != b.Layout.Boot[layout.SlotB] {
 				return

@@ -43,6 +43,7 @@ func pi() Board {
 				Supplier: "Organization: Raspberry Pi Ltd", Text: "LICENSE.broadcom",
 			},
 		},
+		Imager: []string{"pi5-64bit", "pi4-64bit", "pi3-64bit"}, // the last one also means the Zero 2 W
 	}
 }
 
@@ -58,15 +59,11 @@ func Autoboot(slot layout.Slot) []byte {
 }
 
 func piFirst(mods Modules) ([]File, error) {
-	txt, err := croftTxt()
-	if err != nil {
-		return nil, err
-	}
 	boot, err := fromModule(mods, piFirmware, "bootcode.bin", "bootcode.bin")
 	if err != nil {
 		return nil, err
 	}
-	return []File{{Path: "autoboot.txt", Data: Autoboot(layout.SlotA)}, boot, txt}, nil
+	return append(forOwners(), File{Path: "autoboot.txt", Data: Autoboot(layout.SlotA)}, boot), nil
 }
 
 // piConfig: gpu_mem=16 picks the firmware's small variant (start_cd.elf), which leaves a Zero 2 W 48 MB more. The kernel is

@@ -22,15 +22,11 @@ func LoaderConf(slot layout.Slot) []byte {
 // architecture, "x64" or "aa64". There is no loader/random-seed and no boot counter, so the firmware never writes.
 func uefiFirst(arch, efiName string) func(Modules) ([]File, error) {
 	return func(mods Modules) ([]File, error) {
-		txt, err := croftTxt()
-		if err != nil {
-			return nil, err
-		}
 		boot, err := fromModule(mods, monogok, fmt.Sprintf(systemdBoot, arch), "EFI/BOOT/"+efiName)
 		if err != nil {
 			return nil, err
 		}
-		return []File{txt, {Path: loaderConf, Data: LoaderConf(layout.SlotA)}, boot}, nil
+		return append(forOwners(), File{Path: loaderConf, Data: LoaderConf(layout.SlotA)}, boot), nil
 	}
 }
 

@@ -1,6 +1,7 @@
 package sbom
 
 import (
+	"embed"
 	"fmt"
 	"io"
 	"os"
@@ -76,35 +77,57 @@ func normal(s string) string {
 	}), " ")
 }
 
-// ModuleLicense recognises the licence of the module at dir from its LICENSE or COPYING files.
-func ModuleLicense(dir string) (string, error) {
+// ModuleLicense recognises the licence of the module at dir from its LICENSE or COPYING files, and returns the text of these
+// and of its NOTICE files.
+func ModuleLicense(dir string) (license, text string, err error) {
 	ents, err := os.ReadDir(dir)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	var found []string
+	var found, texts []string
 	for _, e := range ents {
 		name := strings.ToLower(e.Name())
-		if e.IsDir() || strings.HasSuffix(name, ".go") ||
-			!strings.HasPrefix(name, "license") && !strings.HasPrefix(name, "licence") && !strings.HasPrefix(name, "copying") {
+		grants := strings.HasPrefix(name, "license") || strings.HasPrefix(name, "licence") || strings.HasPrefix(name, "copying")
+		if e.IsDir() || strings.HasSuffix(name, ".go") || !grants && !strings.HasPrefix(name, "notice") {
 			continue
 		}
 		f, err := os.Open(filepath.Join(dir, e.Name()))
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
 		b, err := io.ReadAll(io.LimitReader(f, maxLicense))
 		f.Close()
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
-		if l := License(string(b)); l != "" {
+		if l := License(string(b)); grants && l != "" {
 			found = append(found, strings.Split(l, " AND ")...)
 		}
+		texts = append(texts, strings.ToValidUTF8(string(b), "\uFFFD"))
 	}
 	if len(found) == 0 {
-		return "", fmt.Errorf("no licence recognised in %s", dir)
+		return "", "", fmt.Errorf("no licence recognised in %s", dir)
 	}
 	slices.Sort(found)
-	return strings.Join(slices.Compact(found), " AND "), nil
+	return strings.Join(slices.Compact(found), " AND "), strings.Join(texts, "\n\n"), nil
+}
+
+//go:embed texts/*.txt
+var texts embed.FS
+
+// Text returns the words of a licence whose text does not depend on what it is for, by its SPDX identifier; an expression
+// "A WITH B" or "A AND B" has the words of both. The texts are in the folder of that name.
+func Text(license string) (string, error) {
+	var all []string
+	for id := range strings.FieldsSeq(license) {
+		if id == "WITH" || id == "AND" {
+			continue
+		}
+		b, err := texts.ReadFile("texts/" + id + ".txt")
+		if err != nil {
+			return "", fmt.Errorf("no text of the licence %s", id)
+		}
+		all = append(all, string(b))
+	}
+	return strings.Join(all, "\n\n"), nil
 }

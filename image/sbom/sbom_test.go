@@ -93,7 +93,7 @@ func TestLicense(t *testing.T) {
 
 func TestModuleLicense(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := ModuleLicense(dir); err == nil {
+	if _, _, err := ModuleLicense(dir); err == nil {
 		t.Error("a module without a licence was accepted")
 	}
 	for name, text := range map[string]string{
@@ -101,13 +101,43 @@ func TestModuleLicense(t *testing.T) {
 		"COPYING":        "Mozilla Public License Version 2.0",
 		"license.go":     "package x // This is free and unencumbered software released into the public domain.",
 		"README":         "CC0 1.0 Universal",
+		"NOTICE":         "Copyright Somebody, and mind the MIT licence.",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got, err := ModuleLicense(dir); err != nil || got != "Apache-2.0 AND MPL-2.0" {
+	got, text, err := ModuleLicense(dir)
+	if err != nil || got != "Apache-2.0 AND MPL-2.0" {
 		t.Errorf("got %q, %v", got, err)
+	}
+	if want := "Mozilla Public License Version 2.0\n\nApache License\nVersion 2.0\n\nCopyright Somebody, and mind the MIT licence."; text != want {
+		t.Errorf("text %q, want %q", text, want)
+	}
+}
+
+func TestText(t *testing.T) {
+	for license, wants := range map[string][]string{
+		"GPL-2.0-only":      {"GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991"},
+		"LGPL-2.1-or-later": {"GNU LESSER GENERAL PUBLIC LICENSE\n                       Version 2.1, February 1999"},
+		"MPL-2.0":           {"Mozilla Public License Version 2.0"},
+		"blessing":          {"May you do good and not evil."},
+		"GPL-3.0-or-later WITH GCC-exception-3.1": {
+			"GNU GENERAL PUBLIC LICENSE\n                       Version 3, 29 June 2007", "GCC RUNTIME LIBRARY EXCEPTION",
+		},
+	} {
+		got, err := Text(license)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, w := range wants {
+			if !strings.Contains(got, w) {
+				t.Errorf("%s: no %q in %.300q", license, w, got)
+			}
+		}
+	}
+	if _, err := Text("LicenseRef-unknown"); err == nil {
+		t.Error("an unknown licence has a text")
 	}
 }
 
@@ -128,7 +158,7 @@ func TestLinkedModules(t *testing.T) {
 				continue
 			}
 			seen[path] = true
-			if l, err := ModuleLicense(dir); err != nil {
+			if l, _, err := ModuleLicense(dir); err != nil {
 				t.Errorf("%s: %v", path, err)
 			} else {
 				t.Logf("%s %s: %s", arch, path, l)
