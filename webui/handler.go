@@ -101,6 +101,7 @@ type page struct {
 	Section string       // place in the navigation, if the path does not say it
 	Done    string       // a sentence: what was done before
 	Secret  bool         // the page holds a secret, so it is not compressed
+	Refresh int          // seconds after which a browser without script loads the page again; 0 for never
 	Data    any
 }
 

@@ -24,6 +24,7 @@ type visit struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	session *api.Session // of who is signed in; nil on pages for anyone
+	etag    string       // of core's last answer
 }
 
 // owner says whether an owner asks.
@@ -182,6 +183,7 @@ func (v *visit) call(method, path string, in, out any, header ...string) (*api.P
 			v.w.Header().Add(name, h)
 		}
 	}
+	v.etag = resp.Header.Get("ETag")
 	if resp.StatusCode >= 300 {
 		p := &api.Problem{}
 		if err := json.Unmarshal(b, p); err != nil {
