@@ -43,13 +43,8 @@ func (b *Box) control(ctx context.Context) http.Handler {
 	mux.HandleFunc("DELETE /v1/claim", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, b.voidClaim())
 	})
-	mux.HandleFunc("GET /v1/services/{name}/logs", func(w http.ResponseWriter, r *http.Request) {
-		n, err := strconv.Atoi(r.URL.Query().Get("n"))
-		if err != nil || n < 1 || n > 5000 {
-			n = 200
-		}
-		daemon.WriteJSON(w, http.StatusOK, b.journal.Tail(r.PathValue("name"), n))
-	})
+	mux.HandleFunc("GET /v1/logs", b.getLogs)
+	mux.HandleFunc("GET /v1/logs/stream", b.streamLogs)
 	mux.HandleFunc("POST /v1/services/{name}/restart", func(w http.ResponseWriter, r *http.Request) {
 		sup := b.supervisor()
 		if sup == nil {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/supervisor/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -189,9 +190,25 @@ func (r *real) await(name, state string) api.Service {
 	return last
 }
 
+// logs returns all that a service has written, oldest first.
+func (r *real) logs(name string) []journal.Entry {
+	var all []journal.Entry
+	for after := ""; ; {
+		p, err := r.journal.Query(context.Background(), journal.Filter{Service: name, Level: slog.LevelDebug}, after, 200)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all = append(all, p.Entries...)
+		if after = p.Next; after == "" {
+			slices.Reverse(all)
+			return all
+		}
+	}
+}
+
 func (r *real) output(name string) string {
 	var b strings.Builder
-	for _, e := range r.Logs(name, 10_000) {
+	for _, e := range r.logs(name) {
 		fmt.Fprintf(&b, "%s %s\n", e.Msg, e.Fields)
 	}
 	return strings.ReplaceAll(b.String(), " \n", "\n")
@@ -497,7 +514,7 @@ func TestEnvironment(t *testing.T) {
 		"b": {"GOMEMLIMIT=1000000000", "NOTIFY_SOCKET=" + r.run + "/.notify/b"},
 	} {
 		var got []string
-		for _, e := range r.Logs(name, 100) {
+		for _, e := range r.logs(name) {
 			if v, ok := strings.CutPrefix(e.Msg, "env "); ok {
 				got = append(got, v)
 			}

@@ -219,9 +219,6 @@ func (s *Supervisor) Restart(name string) error {
 	return nil
 }
 
-// Logs returns the last n log entries of a service, oldest first.
-func (s *Supervisor) Logs(name string, n int) []journal.Entry { return s.journal.Tail(name, n) }
-
 // Healthy returns nil while every critical service is running and answers its watchdog. A service that starts or
 // restarts counts as healthy for as long as it may take to become ready, and healthGrace more.
 func (s *Supervisor) Healthy() error {

@@ -35,8 +35,6 @@ const (
 	perSecond    = 4        // lines that it may write for ever
 	bytesPerLine = 256      // a longer line counts as several
 	flushEvery   = 30 * time.Minute
-	maxTail      = 10_000  // entries that Tail returns
-	maxTailSize  = 1 << 20 // bytes of them
 )
 
 // Entry is one log line.
@@ -65,6 +63,11 @@ type Journal struct {
 	pending []byte // JSON lines for store
 	stop    chan struct{}
 	closed  bool
+
+	flushing  sync.Mutex    // keeps what is written in order
+	searching chan struct{} // one query at a time: PID 1 has other work
+	most      int           // searchSize
+	followers []*follower
 }
 
 // ring is what memory holds of one service.
@@ -131,7 +134,10 @@ func New() *Journal {
 }
 
 func newJournal(boot string) *Journal {
-	return &Journal{boot: boot, rings: map[string]*ring{}, rates: map[string]*rate{}, stop: make(chan struct{})}
+	return &Journal{
+		boot: boot, rings: map[string]*ring{}, rates: map[string]*rate{}, stop: make(chan struct{}),
+		searching: make(chan struct{}, 1), most: searchSize,
+	}
 }
 
 // Attach makes the journal keep entries in dir as well, those that it already has included. It can be called once.
@@ -189,6 +195,7 @@ func (j *Journal) add(service string, level slog.Level, msg string, fields json.
 	if r != nil {
 		r.add(e, maxMemory)
 	}
+	j.tell(&e)
 	full := false
 	if j.store != nil {
 		j.keep(e)
@@ -211,6 +218,8 @@ func (j *Journal) keep(e Entry) {
 
 // flush writes what is queued. What can't be written, on a full disk, is dropped: memory still has the latest.
 func (j *Journal) flush(sync bool) error {
+	j.flushing.Lock()
+	defer j.flushing.Unlock()
 	j.mu.Lock()
 	st, b := j.store, j.pending
 	j.pending = nil
@@ -238,34 +247,6 @@ func (j *Journal) Close() error {
 		}
 	}
 	return err
-}
-
-// Tail returns the last n entries of a service, oldest first, at most 10,000 and some 1 MiB; those that memory has no
-// longer come from disk.
-func (j *Journal) Tail(service string, n int) []Entry {
-	n = min(n, maxTail)
-	if n <= 0 {
-		return nil
-	}
-	j.mu.Lock()
-	var recent []Entry
-	if r := j.rings[service]; r != nil {
-		recent = slices.Clone(r.entries)
-	}
-	st, pending := j.store, slices.Clone(j.pending)
-	j.mu.Unlock()
-	if len(recent) >= n {
-		return recent[len(recent)-n:]
-	}
-	if st == nil {
-		return recent
-	}
-	first := ^uint64(0)
-	if len(recent) > 0 {
-		first = recent[0].Seq
-	}
-	older := st.tail(service, n-len(recent), pending, func(e *Entry) bool { return e.Boot != j.boot || e.Seq < first })
-	return append(older, recent...)
 }
 
 // Writer returns a writer that takes a service's output: each line becomes an entry. A line of JSON as slog writes

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -189,50 +188,31 @@ func (s *store) close() error {
 	return err
 }
 
-// tail returns the last n entries of a service that want says yes to, at most maxTailSize bytes of them; pending are
-// lines that are not written yet.
-func (s *store) tail(service string, n int, pending []byte, want func(*Entry) bool) []Entry {
+// numbers returns the files' numbers, the newest first.
+func (s *store) numbers() []uint64 {
 	s.mu.Lock()
-	files := slices.Clone(s.files)
-	s.mu.Unlock()
-
-	mark, _ := json.Marshal(service)
-	mark = append([]byte(`"service":`), mark...)
-	pick := func(into *ring, lines []byte) {
-		for line := range bytes.Lines(lines) {
-			var e Entry
-			if !bytes.Contains(line, mark) || json.Unmarshal(line, &e) != nil || e.Service != service || !want(&e) {
-				continue
-			}
-			into.add(e, maxTailSize)
-			into.last(n)
-		}
+	defer s.mu.Unlock()
+	var n []uint64
+	for _, f := range slices.Backward(s.files) {
+		n = append(n, f.number)
 	}
-	out := &ring{}
-	pick(out, pending)
-	for _, f := range slices.Backward(files) {
-		if len(out.entries) >= n || out.size >= maxTailSize-maxLine {
-			break
-		}
-		r, err := os.Open(s.path(f.number))
-		if err != nil {
-			continue // removed by now
-		}
-		var found ring
-		readMembers(r, func(lines []byte) { pick(&found, lines) }) // what is torn is lost
-		r.Close()
-		for _, e := range out.entries {
-			found.add(e, maxTailSize)
-		}
-		found.last(n)
-		out = &found
-	}
-	return out.entries
+	return n
 }
 
-// readMembers calls fn with the contents of each whole member and returns what it stopped at: nil at the end of the
-// file.
-func readMembers(r io.Reader, fn func(lines []byte)) error {
+// read calls visit with the lines of each whole member of a file until that says no. What is torn is lost; the file may
+// be removed by now.
+func (s *store) read(number uint64, visit func(lines []byte) bool) {
+	r, err := os.Open(s.path(number))
+	if err != nil {
+		return
+	}
+	defer r.Close()
+	readMembers(r, visit)
+}
+
+// readMembers calls visit with the contents of each whole member until that says no, and returns what it stopped at: nil
+// at the end of the file.
+func readMembers(r io.Reader, visit func(lines []byte) bool) error {
 	in := bufio.NewReader(r)
 	var z gzip.Reader
 	var b bytes.Buffer
@@ -252,6 +232,8 @@ func readMembers(r io.Reader, fn func(lines []byte)) error {
 		if n > maxMember {
 			return errors.New("member too long")
 		}
-		fn(b.Bytes())
+		if !visit(b.Bytes()) {
+			return nil
+		}
 	}
 }
