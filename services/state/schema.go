@@ -72,11 +72,12 @@ var migrations = []string{
 		code    BLOB NOT NULL UNIQUE,
 		role    TEXT NOT NULL CHECK (role IN ('owner', 'member')),
 		person  TEXT REFERENCES people (id) ON DELETE CASCADE, -- who gets a new password by it
-		by      TEXT NOT NULL,                                 -- name
+		maker   TEXT NOT NULL REFERENCES people (id) ON DELETE CASCADE,
 		created INTEGER NOT NULL,
 		expires INTEGER NOT NULL
 	) STRICT;
 	CREATE INDEX invites_person ON invites (person);
+	CREATE INDEX invites_maker ON invites (maker);
 	CREATE TABLE tokens (
 		id      TEXT PRIMARY KEY,
 		secret  BLOB NOT NULL UNIQUE,
