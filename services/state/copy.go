@@ -173,10 +173,15 @@ func checkCopy(ctx context.Context, path string) (int, error) {
 		return 0, err
 	}
 	version, err := schemaVersion(ctx, db)
-	if err == nil && version > len(migrations) {
-		err = ErrNewer
+	switch {
+	case err != nil:
+		return 0, err
+	case version == 0:
+		return 0, &damagedError{"empty"}
+	case version > len(migrations):
+		return 0, ErrNewer
 	}
-	return version, err
+	return version, nil
 }
 
 // loadCopy fills a database in memory from the good copy.

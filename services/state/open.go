@@ -55,8 +55,11 @@ func openFile(ctx context.Context, path string, log *slog.Logger) (*sql.DB, []ap
 		return nil, nil, err
 	}
 	// The log's index is a file that a full disk has no room for; who has the database alone needs none
-	// (https://sqlite.org/wal.html#noshm).
-	if db, aloneErr := openDB(ctx, fileDSN(path)+"&_locking_mode=EXCLUSIVE", false); aloneErr == nil {
+	// (https://sqlite.org/wal.html#noshm). It must be there: a new one would be an empty box.
+	if lost(path) != nil {
+		return nil, nil, err
+	}
+	if db, aloneErr := openDB(ctx, fileDSN(path)+"&mode=rw&_locking_mode=EXCLUSIVE", false); aloneErr == nil {
 		log.Error("the state can be read, but probably not be changed", "err", err)
 		os.Remove(path + keptLog)
 		return db, append(notices, api.Notice{
