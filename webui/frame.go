@@ -61,6 +61,7 @@ func (c catalogue) nav(p *page) []navItem {
 // input is a field for text: the templates "input" (one line) and "area" (several).
 type input struct {
 	Name, Label, Value string
+	ID                 string // where several forms of a page have a field of that name; else the name
 	Hint               string // below the field, always there
 	Problem            string // what is wrong with what was typed
 	Type               string // "text" if empty; a "password" is never filled in by the server
@@ -69,8 +70,17 @@ type input struct {
 	Suffix             string // after the field, such as ".local"
 	Max                int    // characters
 	Optional           bool
+	Loose              bool // may stay empty as far as the browser knows
 	Exact              bool // a code or a name of a machine: no capitals, corrections or dictionary
 	Focus              bool // the cursor is here when the page opens; also where there is a problem
+}
+
+// At is the field's id.
+func (i input) At() string {
+	if i.ID != "" {
+		return i.ID
+	}
+	return i.Name
 }
 
 // option is one of what can be chosen.
@@ -90,6 +100,9 @@ type choice struct {
 	Name, Label, Hint, Problem string
 	Groups                     []group
 }
+
+// At is the field's id.
+func (c choice) At() string { return c.Name }
 
 // check is a check box: the template "check".
 type check struct {

@@ -102,3 +102,53 @@ if (body.dataset.kind === 'box') {
   addEventListener('pagehide', () => stream.close());
   connect();
 }
+
+// What only a script can do is hidden until there is one.
+for (const e of document.querySelectorAll('[data-script]')) e.hidden = false;
+for (const b of document.querySelectorAll('[data-share]')) {
+  if (navigator.share) b.onclick = () => navigator.share({text: b.dataset.text, url: b.dataset.share}).catch(() => {});
+  else b.remove();
+}
+for (const b of document.querySelectorAll('[data-print]')) b.onclick = () => print();
+for (const b of document.querySelectorAll('[data-copy]')) {
+  b.onclick = () => {
+    getSelection().selectAllChildren(by(b.dataset.copy)); // navigator.clipboard is not there over plain HTTP
+    if (document.execCommand('copy')) b.textContent = b.dataset.done;
+  };
+}
+
+// The phone's own time zone, where none was chosen yet.
+const zone = document.querySelector('[data-zone] select');
+if (zone && zone.value === 'UTC') {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (own && ![...zone.options].some(o => o.value === own)) zone.prepend(new Option(own.replaceAll('_', ' '), own));
+  if (own) zone.value = own;
+}
+
+// A network on trial: how long still, whether the box answers here, and what came of it.
+const timer = document.querySelector('[data-left]');
+if (timer) {
+  const end = Date.now() + timer.dataset.left * 1000;
+  const ask = () => fetch(location.href, {cache: 'no-store', signal: AbortSignal.timeout(2500)}).then(r => {
+    by('lost').textContent = '';
+    if (r.redirected) location.replace(r.url); // it ended: kept elsewhere, or gone back
+  }, () => { by('lost').textContent = by('lost').dataset.text; });
+  const tick = () => {
+    const left = Math.max(0, Math.ceil((end - Date.now()) / 1000));
+    timer.textContent = left ? timer.dataset.text.replace('{n}', left) : timer.dataset.over;
+  };
+  setInterval(tick, 500);
+  setInterval(ask, 3000);
+}
+
+// A box that restarts is away first, and then there again.
+const away = document.querySelector('[data-away]');
+if (away) {
+  const begun = Date.now();
+  let gone = false;
+  const look = () => fetch('/', {cache: 'no-store', signal: AbortSignal.timeout(3000)}).then(r => {
+    if (r.ok && (gone || Date.now() - begun > 45000)) location.replace('/');
+    if (r.status >= 500) gone = true;
+  }, () => { gone = true; });
+  setInterval(look, 3000);
+}
