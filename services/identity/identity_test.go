@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,8 +29,37 @@ func newBox(t testing.TB, dir string) *box {
 	t.Helper()
 	b := &box{dir: dir, at: time.Date(2026, 11, 21, 14, 0, 0, 0, time.UTC)}
 	b.open(t)
-	t.Cleanup(func() { b.db.Close() })
+	t.Cleanup(func() {
+		b.knownActions(t)
+		b.db.Close()
+	})
 	return b
+}
+
+// knownActions sees that the web UI has a sentence for whatever the test made identity record.
+func (b *box) knownActions(t testing.TB) {
+	list, err := b.Audit(context.Background(), "", maxPage)
+	if err != nil {
+		return // the test closed the database
+	}
+	for _, e := range list.Items {
+		if !slices.Contains(api.AuditActions(), e.Action) {
+			t.Errorf("action %q is not in the list", e.Action)
+		}
+	}
+}
+
+// actions returns what was recorded, the oldest first.
+func (b *box) actions(t testing.TB) (all []string) {
+	t.Helper()
+	list, err := b.Audit(t.Context(), "", maxPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range slices.Backward(list.Items) {
+		all = append(all, e.Action)
+	}
+	return all
 }
 
 func (b *box) open(t testing.TB) {
