@@ -1,7 +1,8 @@
-// Package sensors reads the box's vital signs: memory, load, temperature, under-voltage, and what each process uses.
+// Package sensors reads the box's vital signs: memory, load, work, network traffic, temperature, under-voltage, and what
+// each process uses.
 //
-// Sources: proc_meminfo(5), proc_loadavg(5), proc_pid_smaps(5), and the kernel's thermal and hwmon classes in
-// sysfs. Limits: a sensor that a board lacks is reported as absent, never as zero.
+// Sources: proc_meminfo(5), proc_loadavg(5), proc_stat(5), proc_pid_smaps(5), and the kernel's net, thermal and hwmon
+// classes in sysfs. Limits: a sensor that a board lacks is reported as absent, never as zero.
 package sensors
 
 import (
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Memory returns the total and the available memory in bytes.
@@ -58,6 +60,44 @@ func Load1(proc string) float64 {
 	first, _, _ := strings.Cut(string(b), " ")
 	f, _ := strconv.ParseFloat(first, 64)
 	return f
+}
+
+// userHZ is the unit of /proc/stat, a second's part, on all architectures that Croft runs on.
+const userHZ = 100
+
+// CPUBusy returns for how long all CPUs together have worked since the kernel started.
+func CPUBusy(proc string) time.Duration {
+	b, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(first)
+	var busy int64
+	for i, v := range f {
+		// cpu user nice system idle iowait irq softirq steal guest guest_nice: guests count as users too.
+		if i == 0 || i == 4 || i == 5 || i > 8 {
+			continue
+		}
+		n, _ := strconv.ParseInt(v, 10, 64)
+		busy += n
+	}
+	return time.Duration(busy) * time.Second / userHZ
+}
+
+// Network returns how many bytes the network interfaces that are devices, not tunnels or bridges, have received and sent
+// since the kernel started.
+func Network(sys string) (in, out int64) {
+	devices, _ := filepath.Glob(filepath.Join(sys, "class/net/*/device"))
+	for _, d := range devices {
+		for name, sum := range map[string]*int64{"rx_bytes": &in, "tx_bytes": &out} {
+			if b, err := os.ReadFile(filepath.Join(filepath.Dir(d), "statistics", name)); err == nil {
+				n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+				*sum += n
+			}
+		}
+	}
+	return in, out
 }
 
 // Temperature returns the hottest thermal zone in °C; ok is false on a board without a sensor.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // tree writes files below a new folder.
@@ -26,6 +27,7 @@ func TestProc(t *testing.T) {
 	proc := tree(t, map[string]string{
 		"meminfo":           "MemTotal:         507904 kB\nMemFree:   1 kB\nMemAvailable:     400000 kB\n",
 		"loadavg":           "0.42 0.1 0.0 1/80 99\n",
+		"stat":              "cpu  100 20 3 99999 888 4 5 6 70 7\ncpu0 100 20 3 99999 888 4 5 6 70 7\n",
 		"1/smaps_rollup":    "00400000-7ffd rollup\nRss:  9 kB\nPss:      7 kB\nPss_Anon:   2 kB\n",
 		"77/smaps_rollup":   "Pss:      5 kB\n",
 		"self/smaps_rollup": "Pss:      5 kB\n",
@@ -36,11 +38,28 @@ func TestProc(t *testing.T) {
 	if l := Load1(proc); l != 0.42 {
 		t.Errorf("load %v", l)
 	}
+	if b := CPUBusy(proc); b != 1380*time.Millisecond {
+		t.Errorf("busy for %v", b)
+	}
 	if p := PSS(proc); p != 12<<10 {
 		t.Errorf("PSS %d", p)
 	}
+	if b := CPUBusy(t.TempDir()); b != 0 {
+		t.Errorf("busy out of nothing: %v", b)
+	}
 	if total, avail := Memory(t.TempDir()); total != 0 || avail != 0 {
 		t.Errorf("memory out of nothing: %d %d", total, avail)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	sys := tree(t, map[string]string{
+		"class/net/eth0/device/vendor": "x", "class/net/eth0/statistics/rx_bytes": "1000\n", "class/net/eth0/statistics/tx_bytes": "10\n",
+		"class/net/eth1/device/vendor": "x", "class/net/eth1/statistics/rx_bytes": "500\n", "class/net/eth1/statistics/tx_bytes": "5\n",
+		"class/net/tun0/statistics/rx_bytes": "7\n", "class/net/lo/statistics/tx_bytes": "7\n",
+	})
+	if in, out := Network(sys); in != 1500 || out != 15 {
+		t.Errorf("%d in, %d out", in, out)
 	}
 }
 

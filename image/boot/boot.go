@@ -30,6 +30,7 @@ import (
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/supervisor"
 	"github.com/croft-os/croft/services/supervisor/journal"
+	"golang.org/x/sys/unix"
 )
 
 // Config is what the box's main wires together.
@@ -44,7 +45,6 @@ const (
 	dataDir     = "/data"
 	runDir      = "/run/croft"
 	rescueDir   = "/run/croft-rescue" // state in rescue mode
-	bootDir     = "/boot"
 	releaseFile = "/etc/croft/release.json"
 	cgroupRoot  = "/sys/fs/cgroup"
 )
@@ -61,27 +61,40 @@ type Box struct {
 	cmdline map[string]string
 	dog     *watchdog.Watchdog
 	end     chan string // "reboot" or "poweroff"
+	dir     string      // where the data partition is mounted
 
-	consoles func() []string // device nodes
-	twins    disk.Twins      // of findGaps only
-	ownGaps  slow[[]api.Gap]
-	pss      slow[int64]
+	consoles    func() []string        // device nodes
+	firstFAT    func() (string, error) // device node of the first FAT partition of the medium
+	setHostname func([]byte) error
+	uptime      func() time.Duration // sinceBoot
+	runCheck    func(context.Context) error
 
-	mu     sync.Mutex
-	phases []api.Phase
-	data   *volume
-	sup    *supervisor.Supervisor
-	rescue *api.Rescue // nil in normal mode
-	ident  identity
-	ending bool // a restart or the end was asked for
+	twins   disk.Twins // of findGaps only
+	ownGaps slow[[]api.Gap]
+	pss     slow[int64]
+
+	mu      sync.Mutex
+	phases  []api.Phase
+	data    *volume
+	sup     *supervisor.Supervisor
+	rescue  *api.Rescue // nil in normal mode
+	ident   identity
+	ending  bool   // a restart or the end was asked for
+	cancel  func() // of the action that may be
+	recover recovery
+
+	marking sync.Mutex // held while the marker file is changed
 }
 
 func newBox(cfg Config) *Box {
-	return &Box{
-		cfg: cfg, end: make(chan string, 1), consoles: consoles,
+	b := &Box{
+		cfg: cfg, end: make(chan string, 1), dir: dataDir, consoles: consoles, firstFAT: firstFAT,
+		setHostname: unix.Sethostname, uptime: sinceBoot,
 		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
 		pss:     slow[int64]{every: 10 * time.Second},
 	}
+	b.runCheck = b.check
+	return b
 }
 
 // Main runs the box; it returns only if the kernel refuses to restart or switch off.
@@ -102,6 +115,8 @@ func Main(cfg Config) error {
 	go b.watchHealth(watchCtx)
 	go b.console(ctx)
 	b.phase("data", "Data partition", b.openData)
+	b.phase(settingsPhase, "Settings on the card", b.takeSettings)
+	b.phase("recovery", "Lost password", b.findRecovery)
 	b.phase("clock", "Clock", b.setClock)
 	b.phase("name", "Name and loopback", b.setName)
 	b.phase("code", "Claim code", b.showCode)
@@ -217,7 +232,7 @@ func (b *Box) startServices(ctx context.Context, stopped chan<- error) error {
 	}
 	sup, err := supervisor.New(supervisor.Options{
 		Services: services, Log: b.log, Journal: b.journal, StateRoot: stateRoot, RunDir: runDir,
-		CgroupRoot: cgroupRoot, Launcher: b.cfg.Launcher, Hostname: defaultName,
+		CgroupRoot: cgroupRoot, Launcher: b.cfg.Launcher, Hostname: b.name,
 	})
 	if err != nil {
 		return err
@@ -252,16 +267,16 @@ func (b *Box) inRescue() bool {
 // System returns all that PID 1 knows of the box.
 func (b *Box) System() api.System {
 	s := api.System{
-		Name: defaultName, Version: b.release.Version,
+		Version:  b.release.Version,
 		Board:    api.Board{ID: b.release.Board, Model: board.Model("/proc", "/sys"), Arch: runtime.GOARCH},
 		Slot:     b.cmdline["croft.slot"],
 		Mode:     api.ModeNormal,
 		UptimeMS: sinceBoot().Milliseconds(),
 		Gaps:     b.gaps(),
-		Vitals:   b.readVitals(),
+		Vitals:   b.readVitals(true),
 	}
 	b.mu.Lock()
-	s.ID, s.Phases = b.ident.ID, slices.Clone(b.phases)
+	s.ID, s.Name, s.TimeZone, s.Phases = b.ident.ID, b.ident.name(), b.ident.TimeZone, slices.Clone(b.phases)
 	if b.rescue != nil {
 		r := *b.rescue
 		s.Mode, s.Rescue = api.ModeRescue, &r

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,21 +125,37 @@ func TestRender(t *testing.T) {
 		Phases:   []api.Phase{{Title: "Clock", Error: "no battery"}},
 		Services: []api.Service{{Name: "core", Title: "Core", State: api.StateRunning}, {Name: "x", Title: "X", State: api.StateCrashing, LastExit: "exit status 1"}},
 	}
-	v4, v6 := net.ParseIP("192.168.1.5"), net.ParseIP("fd00::1")
+	s.Name = "attic"
+	v4, v6 := net.ParseIP("192.168.178.100"), net.ParseIP("fd00::1")
+	none := api.Recovery{}
+	with := func(p api.Phase, status string) api.System {
+		s := s
+		s.Phases = append(slices.Clone(s.Phases), p)
+		s.Services = append(slices.Clone(s.Services), api.Service{Name: "gateway", Title: "Front door", State: api.StateRunning, Status: status})
+		return s
+	}
 	for _, tc := range []struct {
 		name  string
 		text  string
 		want  []string
 		never []string
 	}{
-		{"unclaimed", render(s, "ABCD-EFGH", []net.IP{v4, v6}), []string{
-			"claim code ABCD-EFGH", "http://192.168.1.5/", "http://[fd00::1]/", "█", "Clock: no battery", "running   Core", "(exit status 1)",
-		}, []string{"RESCUE"}},
-		{"claimed", render(s, "", []net.IP{v4}), []string{"http://192.168.1.5/"}, []string{"claim code", "█"}},
-		{"no network", render(s, "ABCD-EFGH", nil), []string{"No network yet", "ABCD-EFGH"}, []string{"█"}},
-		{"rescue", render(api.System{Rescue: &api.Rescue{Text: "Broken.", Detail: "EIO"}}, "ABCD-EFGH", []net.IP{v4}), []string{
+		{"unclaimed", render(s, "ABCD-EFGH", none, []net.IP{v4, v6}), []string{
+			"claim code ABCD-EFGH", "http://192.168.178.100/", "http://[fd00::1]/", "█", "Clock: no battery", "Running: Core", "X: crashing (exit status 1)",
+		}, []string{"RESCUE", "recover"}},
+		{"claimed", render(s, "", none, []net.IP{v4}), []string{"http://192.168.178.100/"}, []string{"claim code", "█"}},
+		{"no network", render(s, "ABCD-EFGH", none, nil), []string{"No network yet", "ABCD-EFGH", "attic"}, []string{"█"}},
+		{"rescue", render(api.System{Rescue: &api.Rescue{Text: "Broken.", Detail: "EIO"}}, "ABCD-EFGH", none, []net.IP{v4}), []string{
 			"RESCUE MODE: Broken.", "EIO", "rescue code ABCD-EFGH",
 		}, []string{"claim code"}},
+		{"recovery by switching", render(s, "", api.Recovery{Code: "WXYZ-0123", Source: "console"}, []net.IP{v4}), []string{
+			"recovery code WXYZ-0123",
+		}, []string{"claim code"}},
+		{"recovery by file", render(s, "", api.Recovery{Code: "my own", Source: "file"}, []net.IP{v4}), []string{recoveryFile}, []string{"my own"}},
+		{"settings", render(with(api.Phase{Name: settingsPhase, Title: "Settings", Note: "taken over: name"}, ""), "", none, nil), []string{
+			"Settings: taken over: name",
+		}, []string{"ingerprint"}},
+		{"fingerprint", render(with(api.Phase{}, "fingerprint AB:CD"), "", none, nil), []string{"fingerprint AB:CD"}, nil},
 	} {
 		for _, w := range tc.want {
 			if !strings.Contains(tc.text, w) {
@@ -150,6 +167,33 @@ func TestRender(t *testing.T) {
 				t.Errorf("%s: %q is in\n%s", tc.name, w, tc.text)
 			}
 		}
+		for line := range strings.Lines(tc.text) {
+			if len([]rune(line)) > screenWidth {
+				t.Errorf("%s: too wide: %q", tc.name, line)
+			}
+		}
+	}
+}
+
+// TestScreen holds that a box that waits for its owner shows all of it on the smallest screen.
+func TestScreen(t *testing.T) {
+	s := api.System{Name: "croft", Version: "2026.11.21-1234567", Board: api.Board{Model: "Raspberry Pi 4 Model B Rev 1.5"}}
+	for name, title := range map[string]string{
+		"network": "Network and time", "discovery": "Found on the LAN", "core": "Accounts and settings", "webui": "Web page", "gateway": "Front door",
+	} {
+		s.Services = append(s.Services, api.Service{Name: name, Title: title, State: api.StateRunning})
+	}
+	for i := range s.Services {
+		switch s.Services[i].Name {
+		case "discovery":
+			s.Services[i].Status = "Reached at croft.local."
+		case "gateway":
+			s.Services[i].Status = "Answers on the LAN. Fingerprint of its own certificate authority: " + strings.TrimSuffix(strings.Repeat("AB:", 32), ":")
+		}
+	}
+	text := render(s, "ABCD-EFGH", api.Recovery{}, []net.IP{net.ParseIP("192.168.178.100"), net.ParseIP("2001:db8::1234:5678")})
+	if n := strings.Count(text, "\n"); n > 24 {
+		t.Errorf("%d lines and the cursor's:\n%s", n, text)
 	}
 }
 
@@ -211,10 +255,46 @@ func TestRescueActions(t *testing.T) {
 	if err := b.act(context.Background(), "check"); !errors.Is(err, errBusy) {
 		t.Errorf("a second action: %v", err)
 	}
+	if err := b.act(context.Background(), "cancel"); err == nil {
+		t.Error("what can't be cancelled was")
+	}
 	b.rescue.Busy = ""
 	b.finish("reboot")
 	if err := b.act(context.Background(), "check"); !errors.Is(err, errBusy) {
 		t.Errorf("an action of a box that is being restarted: %v", err)
+	}
+}
+
+// TestCancelCheck cancels a check of a drive that takes long to read: it is then free for something else.
+func TestCancelCheck(t *testing.T) {
+	b := testBox()
+	ctx, began := make(chan context.Context, 1), make(chan struct{})
+	b.rescue = &api.Rescue{Code: "damaged", Detail: "EIO"}
+	b.data = &volume{}
+	b.runCheck = func(c context.Context) error {
+		ctx <- c
+		close(began)
+		<-c.Done()
+		return fmt.Errorf("check: %w", c.Err())
+	}
+	if err := b.act(context.Background(), "check"); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	if err := b.act(context.Background(), "cancel"); err != nil {
+		t.Fatal(err)
+	}
+	<-(<-ctx).Done()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if r := b.System().Rescue; r.Busy == "" {
+			if r.Detail != "EIO" || r.Check != nil {
+				t.Errorf("%+v", r)
+			}
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("still busy")
+		}
 	}
 }
 

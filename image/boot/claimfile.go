@@ -2,15 +2,9 @@ package boot
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
-	"os"
 	"regexp"
-	"unsafe"
 
-	"github.com/croft-os/croft/hardware/disk"
 	"github.com/croft-os/croft/hardware/layout"
-	"golang.org/x/sys/unix"
 )
 
 // claimFile stands on the first FAT partition of the medium, where a computer shows it when the card is put in. The
@@ -52,7 +46,7 @@ func (b *Box) showCode() (note string, err error) {
 	if !b.inRescue() {
 		return b.writeClaimFile(b.claimCode(), false)
 	}
-	code, note, err := rescueCode()
+	code, note, err := b.rescueCode()
 	b.mu.Lock()
 	b.ident.Claim = code
 	b.mu.Unlock()
@@ -63,12 +57,8 @@ func (b *Box) showCode() (note string, err error) {
 }
 
 // rescueCode returns the code in the claim file, or a new one.
-func rescueCode() (code, note string, err error) {
-	p, err := claimPartition()
-	if err != nil {
-		return newClaimCode(), "", err
-	}
-	_, content, err := findClaimSector(p.Path())
+func (b *Box) rescueCode() (code, note string, err error) {
+	content, err := b.readOwnerFile(claimFile, maxOwnerFile)
 	if err != nil {
 		return newClaimCode(), "", err
 	}
@@ -78,76 +68,14 @@ func rescueCode() (code, note string, err error) {
 	return newClaimCode(), "", nil
 }
 
-func claimPartition() (disk.Partition, error) {
-	d, err := disk.RootDisk("/sys")
-	if err != nil {
-		return disk.Partition{}, err
-	}
-	table, err := disk.TableOf(d)
-	if err != nil {
-		return disk.Partition{}, err
-	}
-	return disk.Data("/sys", d, disk.Layout(table).First, 0)
-}
-
 func (b *Box) writeClaimFile(code string, rescue bool) (note string, err error) {
-	p, err := claimPartition()
-	if err != nil {
-		return "", err
-	}
-	sector, old, err := findClaimSector(p.Path())
+	old, err := b.readOwnerFile(claimFile, maxOwnerFile)
 	if err != nil {
 		return "", err
 	}
 	text := claimText(code, rescue)
-	if bytes.Equal(old, text) {
+	if bytes.HasPrefix(old, text) {
 		return "unchanged", nil
 	}
-	f, err := os.OpenFile(p.Path(), os.O_WRONLY|os.O_SYNC, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if _, err := f.WriteAt(text, sector*layout.SectorSize); err != nil {
-		return "", fmt.Errorf("write %s: %w", claimFile, err)
-	}
-	if err := f.Sync(); err != nil {
-		return "", fmt.Errorf("write %s: %w", claimFile, err)
-	}
-	return "", nil
-}
-
-// findClaimSector returns the sector of the claim file within its partition (FIBMAP, linux/fs.h) and its content.
-func findClaimSector(dev string) (sector int64, content []byte, err error) {
-	if err := unix.Mount(dev, bootDir, "vfat", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
-		return 0, nil, fmt.Errorf("mount %s: %w", dev, err)
-	}
-	defer func() { err = errors.Join(err, unix.Unmount(bootDir, 0)) }()
-	f, err := os.Open(bootDir + "/" + claimFile)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer f.Close()
-	content = make([]byte, layout.SectorSize)
-	if n, err := f.ReadAt(content, 0); n != len(content) {
-		return 0, nil, fmt.Errorf("%s is too short: %d bytes: %w", claimFile, n, err)
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return 0, nil, err
-	}
-	const fibmap, figetbsz = 1, 2
-	block, size := int32(0), int32(0)
-	for _, call := range []struct {
-		req uintptr
-		arg *int32
-	}{{figetbsz, &size}, {fibmap, &block}} {
-		if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), call.req, uintptr(unsafe.Pointer(call.arg))); e != 0 {
-			return 0, nil, fmt.Errorf("find %s on the medium: %w", claimFile, e)
-		}
-	}
-	if block <= 0 || size < layout.SectorSize {
-		return 0, nil, fmt.Errorf("find %s on the medium: block %d of %d bytes", claimFile, block, size)
-	}
-	return int64(block) * int64(size) / layout.SectorSize, content, nil
+	return "", b.writeOwnerFile(claimFile, text)
 }

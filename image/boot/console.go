@@ -66,7 +66,7 @@ func (b *Box) console(ctx context.Context) {
 	defer t.Stop()
 	var shown string
 	show := func() (string, error) {
-		text := render(b.System(), b.claimCode(), addresses())
+		text := render(b.System(), b.claimCode(), b.recoveryCode(), addresses())
 		if text == shown {
 			return "", nil
 		}
@@ -130,30 +130,117 @@ func pageURL(ip net.IP, code string) string {
 		host = "[" + host + "]"
 	}
 	u := "http://" + host + "/"
-	if code != "" {
-		u += "#" + code
+	if code != "" { // without the hyphen: with any IPv4 address it fits into a QR code of 25 modules
+		u += "#" + strings.ReplaceAll(code, "-", "")
 	}
 	return u
 }
 
-// render writes what the consoles show. It changes only when the owner would want to know.
-func render(s api.System, code string, addrs []net.IP) string {
-	var w bytes.Buffer
-	fmt.Fprintf(&w, "\n  Croft %s · %s\n\n", s.Version, s.Board.Model)
-	if s.Rescue != nil {
-		fmt.Fprintf(&w, "  RESCUE MODE: %s\n  %s\n  Nothing is erased unless you ask for it. Open the page to see what you can do.\n\n",
-			s.Rescue.Text, s.Rescue.Detail)
-	}
-	if len(addrs) == 0 {
-		fmt.Fprintf(&w, "  No network yet. Plug a network cable into the box and into your router.\n")
-	} else {
-		for _, a := range addrs {
-			fmt.Fprintf(&w, "  %s\n", pageURL(a, ""))
+// The least that a screen shows, with a margin.
+const (
+	screenWidth  = 80
+	screenMargin = 2
+)
+
+// wrap breaks text into lines of at most width characters, between words where it can.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		for len([]rune(word)) > width {
+			r := []rune(word)
+			if line != "" {
+				lines, line = append(lines, line), ""
+			}
+			lines, word = append(lines, string(r[:width])), string(r[width:])
+		}
+		switch {
+		case line == "":
+			line = word
+		case len([]rune(line))+1+len([]rune(word)) <= width:
+			line += " " + word
+		default:
+			lines, line = append(lines, line), word
 		}
 	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// render writes what the consoles show; while all is well, that fits a screen of 80 by 25 characters. It changes only when
+// the owner would want to know.
+func render(s api.System, code string, rec api.Recovery, addrs []net.IP) string {
+	var w bytes.Buffer
+	margin := strings.Repeat(" ", screenMargin)
+	say := func(format string, args ...any) {
+		for _, line := range wrap(fmt.Sprintf(format, args...), screenWidth-2*screenMargin) {
+			fmt.Fprintf(&w, "%s%s\n", margin, line)
+		}
+	}
+	fmt.Fprintln(&w)
+	say("Croft %s · %s", s.Version, s.Board.Model)
+	fmt.Fprintln(&w)
+	if s.Rescue != nil {
+		say("RESCUE MODE: %s", s.Rescue.Text)
+		say("%s", s.Rescue.Detail)
+		say("Nothing is erased unless you ask for it. Open the page to see what you can do.")
+		fmt.Fprintln(&w)
+	}
+	beside(&w, picture(code, addrs), words(s, code, rec, addrs))
+	fmt.Fprintln(&w)
+	for _, p := range s.Phases {
+		if p.Error != "" {
+			say("! %s: %s", p.Title, p.Error)
+		} else if p.Name == settingsPhase && p.Note != "" {
+			say("%s: %s", p.Title, p.Note)
+		}
+	}
+	var running []string
 	for _, svc := range s.Services {
-		if svc.Name == "discovery" && svc.State == api.StateRunning && svc.Status != "" {
-			fmt.Fprintf(&w, "  %s\n", svc.Status)
+		switch {
+		case svc.State == api.StateRunning:
+			running = append(running, svc.Title)
+		case svc.LastExit != "":
+			say("! %s: %s (%s)", svc.Title, svc.State, svc.LastExit)
+		default:
+			say("%s: %s", svc.Title, svc.State)
+		}
+	}
+	if len(running) > 0 {
+		say("Running: %s", strings.Join(running, ", "))
+	}
+	return w.String()
+}
+
+// picture is the QR code of the page with the code, nil while there is none to show.
+func picture(code string, addrs []net.IP) []string {
+	if code == "" || len(addrs) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(qrtext.Draw(pageURL(addrs[0], code)), "\n"), "\n")
+}
+
+// words are what stands beside the picture: a paragraph each, "" for a gap.
+func words(s api.System, code string, rec api.Recovery, addrs []net.IP) []string {
+	var p []string
+	if len(addrs) == 0 {
+		p = append(p, s.Name, "No network yet. Plug a network cable into the box and into your router.")
+	}
+	for _, a := range addrs[:min(len(addrs), 4)] {
+		p = append(p, pageURL(a, ""))
+	}
+	fingerprint := ""
+	for _, svc := range s.Services {
+		if svc.State != api.StateRunning {
+			continue
+		}
+		if svc.Name == "discovery" && svc.Status != "" {
+			p = append(p, svc.Status)
+		}
+		if svc.Name == "gateway" && strings.Contains(svc.Status, "ingerprint") {
+			fingerprint = svc.Status
 		}
 	}
 	if code != "" {
@@ -161,23 +248,47 @@ func render(s api.System, code string, addrs []net.IP) string {
 		if s.Rescue != nil {
 			what = "rescue code"
 		}
-		fmt.Fprintf(&w, "\n  %s %s\n", what, code)
+		p = append(p, "", what+" "+code)
 		if len(addrs) > 0 {
-			fmt.Fprintf(&w, "\n%s\n", qrtext.Draw(pageURL(addrs[0], code)))
+			p = append(p, "Scan this with your phone, or open the address and type in the code.")
 		}
 	}
-	fmt.Fprintln(&w)
-	for _, p := range s.Phases {
-		if p.Error != "" {
-			fmt.Fprintf(&w, "  ! %s: %s\n", p.Title, p.Error)
-		}
+	switch rec.Source {
+	case sourceConsole:
+		p = append(p, "", "recovery code "+rec.Code, `Open the page, go on with "Password forgotten" and type in the code. It is good for half an hour.`)
+	case sourceFile:
+		p = append(p, "", `The code in `+recoveryFile+` is good for half an hour. Open the page and go on with "Password forgotten".`)
 	}
-	for _, svc := range s.Services {
-		fmt.Fprintf(&w, "  %-9s %s", svc.State, svc.Title)
-		if svc.LastExit != "" && svc.State != api.StateRunning {
-			fmt.Fprintf(&w, " (%s)", svc.LastExit)
-		}
-		fmt.Fprintln(&w)
+	if fingerprint != "" {
+		p = append(p, "", fingerprint)
 	}
-	return w.String()
+	return p
+}
+
+// beside writes paragraphs to the right of a picture, or alone without one.
+func beside(w *bytes.Buffer, picture, paragraphs []string) {
+	width, margin := screenWidth-2*screenMargin, strings.Repeat(" ", screenMargin)
+	wide := 0
+	if len(picture) > 0 {
+		wide = len([]rune(picture[0])) + screenMargin
+		width -= wide
+	}
+	var lines []string
+	for _, p := range paragraphs {
+		if p == "" {
+			lines = append(lines, "")
+		}
+		lines = append(lines, wrap(p, width)...)
+	}
+	for i := range max(len(picture), len(lines)) {
+		left, right := "", ""
+		if i < len(picture) {
+			left = picture[i]
+		}
+		if i < len(lines) {
+			right = lines[i]
+		}
+		line := left + strings.Repeat(" ", max(0, wide-len([]rune(left)))) + margin + right
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
+	}
 }

@@ -37,6 +37,25 @@ func (b *Box) control(ctx context.Context) http.Handler {
 	mux.HandleFunc("GET /v1/system", func(w http.ResponseWriter, r *http.Request) {
 		daemon.WriteJSON(w, http.StatusOK, b.System())
 	})
+	mux.HandleFunc("GET /v1/vitals", func(w http.ResponseWriter, r *http.Request) {
+		daemon.WriteJSON(w, http.StatusOK, b.readVitals(false))
+	})
+	mux.HandleFunc("PUT /v1/name", func(w http.ResponseWriter, r *http.Request) {
+		var req api.NameRequest
+		if decode(w, r, &req) {
+			answer(w, b.rename(req.Name))
+		}
+	})
+	mux.HandleFunc("GET /v1/recovery", func(w http.ResponseWriter, r *http.Request) {
+		daemon.WriteJSON(w, http.StatusOK, b.recoveryCode())
+	})
+	mux.HandleFunc("DELETE /v1/recovery", func(w http.ResponseWriter, r *http.Request) {
+		b.voidRecovery()
+		answer(w, nil)
+	})
+	mux.HandleFunc("POST /v1/start-over", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, b.markErase())
+	})
 	mux.HandleFunc("GET /v1/claim", func(w http.ResponseWriter, r *http.Request) {
 		daemon.WriteJSON(w, http.StatusOK, api.Claim{Code: b.claimCode()})
 	})

@@ -21,10 +21,16 @@ const markerFile = "croft.json"
 
 // identity is the content of the marker file, readable by root only.
 type identity struct {
-	Format  int    `json:"format"`        // 1
-	ID      string `json:"id"`            // UUID of the box
-	Claim   string `json:"claim"`         // claim code; empty once void
-	Created int64  `json:"created_build"` // build time of the release that made it, seconds since 1970
+	Format   int    `json:"format"`              // 1
+	ID       string `json:"id"`                  // UUID of the box
+	Claim    string `json:"claim"`               // claim code; empty once void
+	Created  int64  `json:"created_build"`       // build time of the release that made it, seconds since 1970
+	Name     string `json:"name,omitempty"`      // host name; empty for defaultName
+	TimeZone string `json:"time_zone,omitempty"` // that the settings file asked for
+	Settings string `json:"settings,omitempty"`  // what the settings file holds once it was taken over
+	Wipe     bool   `json:"wipe,omitempty"`      // that has to be written still
+	Recovery string `json:"recovery,omitempty"`  // SHA-256 of the last code in recover.txt, which is good once
+	Erase    bool   `json:"erase,omitempty"`     // the owner wants to start over
 }
 
 // volume is the data partition.
@@ -58,7 +64,7 @@ func (e *rescueError) Unwrap() error { return e.err }
 func (b *Box) openData() (string, error) {
 	note, err := guard(func() (string, error) { return b.tryData(10 * time.Second) })
 	if err == nil {
-		if jerr := b.journal.Attach(dataDir + "/log"); jerr != nil {
+		if jerr := b.journal.Attach(b.dir + "/log"); jerr != nil {
 			return note, fmt.Errorf("logs are kept in memory only: %w", jerr)
 		}
 		return note, nil
@@ -92,12 +98,16 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	b.mu.Lock()
 	b.data = &volume{d, table, p}
 	b.mu.Unlock()
-	if err := disk.Finished(p.Path()); errors.Is(err, disk.ErrUnfinished) {
-		return "", &rescueError{api.RescueUnfinished, "Starting over was cut off, so the data partition is half erased.", err}
+	if err := disk.Finished(p.Path()); errors.Is(err, disk.ErrUnfinished) { // nothing of what was there can come back
+		if err := b.erase(p); err != nil {
+			return "", err
+		}
+		note = "went on erasing"
 	}
-	note, rerr := disk.Recover(p.Path())
+	replayed, rerr := disk.Recover(p.Path())
+	note = joinNote(note, replayed)
 	if rerr != nil {
-		note = "not recovered: " + rerr.Error() // then the kernel may still manage
+		note = joinNote(note, "not recovered: "+rerr.Error()) // then the kernel may still manage
 	}
 	sb, err := superblock(p)
 	if err != nil {
@@ -127,6 +137,15 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 		}
 	case err != nil:
 		return note, &rescueError{"no-marker", "The data partition does not carry this box's mark, so it may not be the right one.", err}
+	case id.Erase:
+		if err := unix.Unmount(dataDir, 0); err != nil {
+			return note, fmt.Errorf("unmount: %w", err)
+		}
+		if err := b.erase(p); err != nil {
+			return note, err
+		}
+		note, err := b.tryData(wait)
+		return joinNote("erased, as was asked for", note), err
 	}
 	// Only now is it known to be ours. The file system's id is set last of all ids: until then the first start is not over.
 	var grown error
@@ -164,6 +183,19 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 	b.mu.Unlock()
 	keep = true
 	return note, nil
+}
+
+// erase puts a seed in the place of what the data partition holds. Cut off, it is gone on with at the next start.
+func (b *Box) erase(p disk.Partition) error {
+	if p.Size < disk.SeedSize {
+		return fmt.Errorf("the data partition is too small: %d bytes", p.Size)
+	}
+	b.say("Starting over: erasing the data partition. This takes a minute; leave the power on.")
+	err := disk.Format(p.Path(), b.progress)
+	if errors.Is(err, disk.ErrUnfinished) {
+		return &rescueError{api.RescueUnfinished, "Starting over failed, so the data partition is half erased.", err}
+	}
+	return err
 }
 
 func joinNote(a, b string) string {
@@ -205,9 +237,11 @@ func writeIdentity(dir string, id identity) error {
 	return writeAtomic(filepath.Join(dir, markerFile), append(b, '\n'), 0o600)
 }
 
+// codeAlphabet is Crockford's base 32 (https://www.crockford.com/base32.html).
+const codeAlphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
 // newClaimCode returns 40 random bits as "XXXX-XXXX" in Crockford's base 32.
 func newClaimCode() string {
-	const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 	var r [8]byte
 	rand.Read(r[:])
 	s := make([]byte, 0, 9)
@@ -215,32 +249,56 @@ func newClaimCode() string {
 		if i == 4 {
 			s = append(s, '-')
 		}
-		s = append(s, alphabet[x%32])
+		s = append(s, codeAlphabet[x%32])
 	}
 	return string(s)
 }
 
-// voidClaim ends the claim code for ever, on the medium first. The file for the owner's computer is only a copy: a box
-// must be claimable without it.
-func (b *Box) voidClaim() error {
+// identity returns what is known of the marker file.
+func (b *Box) identity() identity {
 	b.mu.Lock()
-	id, rescue := b.ident, b.rescue != nil
-	b.mu.Unlock()
-	id.Claim = ""
-	if !rescue {
-		if err := writeIdentity(dataDir, id); err != nil {
+	defer b.mu.Unlock()
+	return b.ident
+}
+
+// change changes the marker file, on the medium first; in rescue mode, in memory only.
+func (b *Box) change(f func(*identity)) error {
+	b.marking.Lock()
+	defer b.marking.Unlock()
+	id := b.identity()
+	f(&id)
+	if !b.inRescue() {
+		if err := writeIdentity(b.dir, id); err != nil {
 			return err
 		}
 	}
 	b.mu.Lock()
 	b.ident = id
 	b.mu.Unlock()
-	if rescue {
-		return nil
+	return nil
+}
+
+// voidClaim ends the claim code for ever. The file for the owner's computer is only a copy: a box must be claimable
+// without it.
+func (b *Box) voidClaim() error {
+	if err := b.change(func(id *identity) { id.Claim = "" }); err != nil || b.inRescue() {
+		return err
 	}
 	if _, err := b.writeClaimFile("", false); err != nil {
 		b.log.Warn("the claim code still stands in "+claimFile, "err", err)
 	}
+	return nil
+}
+
+// markErase makes the next start, which comes at once, a first one.
+func (b *Box) markErase() error {
+	if b.inRescue() {
+		return errors.New("the box is in rescue mode, where starting over is an action of its own")
+	}
+	if err := b.change(func(id *identity) { id.Erase = true }); err != nil {
+		return err
+	}
+	b.finish("reboot")
 	return nil
 }
 
@@ -253,24 +311,36 @@ func (b *Box) act(ctx context.Context, action string) error {
 	if b.rescue == nil {
 		return errors.New("the box is not in rescue mode")
 	}
+	if action == "cancel" {
+		if b.cancel == nil {
+			return errors.New("there is nothing that can be cancelled")
+		}
+		b.cancel()
+		return nil
+	}
 	if b.rescue.Busy != "" || b.ending {
 		return errBusy
 	}
 	if b.data == nil && action != "retry" {
 		return errors.New("there is no data partition to act on")
 	}
-	run := map[string]func(context.Context) error{"retry": b.retry, "check": b.check, "start-over": b.startOver}[action]
+	run := map[string]func(context.Context) error{"retry": b.retry, "check": b.runCheck, "start-over": b.startOver}[action]
 	if run == nil {
 		return fmt.Errorf("unknown action %q", action)
 	}
 	b.rescue.Busy, b.rescue.Progress = action, 0
+	ctx, cancel := context.WithCancel(ctx)
+	if action == "check" { // the others must not be left half done
+		b.cancel = cancel
+	}
 	go func() {
+		defer cancel()
 		_, err := guard(func() (string, error) { return "", run(ctx) })
 		b.log.Info("rescue action", "action", action, "err", err)
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.rescue.Busy = ""
-		if err != nil {
+		b.rescue.Busy, b.cancel = "", nil
+		if err != nil && !errors.Is(err, context.Canceled) {
 			b.rescue.Detail = err.Error()
 			var re *rescueError
 			if errors.As(err, &re) {
@@ -283,8 +353,10 @@ func (b *Box) act(ctx context.Context, action string) error {
 
 func (b *Box) progress(p float64) {
 	b.mu.Lock()
-	b.rescue.Progress = p
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	if b.rescue != nil {
+		b.rescue.Progress = p
+	}
 }
 
 // retry opens the data partition again, and restarts the box if that works.
@@ -323,20 +395,11 @@ func (b *Box) startOver(context.Context) error {
 	b.mu.Lock()
 	p := b.data.part
 	b.mu.Unlock()
-	if p.Size < disk.SeedSize {
-		return fmt.Errorf("the data partition is too small: %d bytes", p.Size)
-	}
-	if err := disk.Format(p.Path(), b.progress); errors.Is(err, disk.ErrUnfinished) {
-		return &rescueError{api.RescueUnfinished, "Starting over failed, so the data partition is half erased.", err}
-	} else if err != nil {
+	if err := b.erase(p); err != nil {
 		return err
 	}
 	b.finish("reboot")
 	return nil
 }
 
-func (b *Box) claimCode() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.ident.Claim
-}
+func (b *Box) claimCode() string { return b.identity().Claim }

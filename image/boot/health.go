@@ -184,6 +184,7 @@ func (b *Box) takeDown(action string) error {
 		if b.inRescue() {
 			return
 		}
+		b.startLasted()
 		if err := unix.Unmount(dataDir, 0); err != nil {
 			b.say("Data partition: " + err.Error())
 			unix.Mount("", dataDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
@@ -231,8 +232,14 @@ func (b *Box) findGaps() []api.Gap {
 	if ok, detail := disk.HasTarget("crypt"); !ok {
 		add("info", "encryption", "This kernel can't encrypt the data partition.", detail)
 	}
-	if w, _ := filepath.Glob("/sys/class/ieee80211/*"); len(w) == 0 {
-		add("info", "wifi", "The box can't use Wi-Fi; it needs a network cable.", "no /sys/class/ieee80211")
+	radio := "no radio that this kernel can drive"
+	if w, _ := filepath.Glob("/sys/class/ieee80211/*"); len(w) > 0 {
+		radio = "there is a radio, but nothing in this release joins a network with it"
+	}
+	if _, err := os.Stat(filepath.Join(b.dir, "state/network", wifiFile)); err == nil {
+		add("warn", "wifi", "The box can't use Wi-Fi yet; it needs a network cable. The Wi-Fi's name and password are kept for when it can.", radio)
+	} else {
+		add("info", "wifi", "The box can't use Wi-Fi; it needs a network cable.", radio)
 	}
 	if vol := b.volume(); vol != nil {
 		if n := disk.ErrorCount("/sys", vol.part); n > 0 {
@@ -254,10 +261,14 @@ func (b *Box) findGaps() []api.Gap {
 	return gaps
 }
 
-func (b *Box) readVitals() api.Vitals {
-	v := api.Vitals{CPUs: runtime.NumCPU(), Load1: sensors.Load1("/proc")}
+// readVitals measures; withPSS is what takes long.
+func (b *Box) readVitals(withPSS bool) api.Vitals {
+	v := api.Vitals{CPUs: runtime.NumCPU(), Load1: sensors.Load1("/proc"), CPUBusyMS: sensors.CPUBusy("/proc").Milliseconds()}
 	v.MemTotal, v.MemAvailable = sensors.Memory("/proc")
-	v.PSS = b.pss.get(func() int64 { return sensors.PSS("/proc") })
+	v.NetIn, v.NetOut = sensors.Network("/sys")
+	if withPSS {
+		v.PSS = b.pss.get(func() int64 { return sensors.PSS("/proc") })
+	}
 	if t, ok := sensors.Temperature("/sys"); ok {
 		v.Temperature = &t
 	}

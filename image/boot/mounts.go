@@ -70,14 +70,15 @@ var sysctls = map[string]string{
 
 // setName sets the host name and brings the loopback interface up.
 func (b *Box) setName() (string, error) {
+	name := b.name()
 	var errs []error
-	if err := unix.Sethostname([]byte(defaultName)); err != nil {
+	if err := b.setHostname([]byte(name)); err != nil {
 		errs = append(errs, fmt.Errorf("host name: %w", err))
 	}
 	if err := loopbackUp(); err != nil {
 		errs = append(errs, fmt.Errorf("loopback: %w", err))
 	}
-	return defaultName, errors.Join(errs...)
+	return name, errors.Join(errs...)
 }
 
 func loopbackUp() error {

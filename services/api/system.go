@@ -22,6 +22,7 @@ type System struct {
 	Services []Service `json:"services"`
 	Gaps     []Gap     `json:"gaps"` // what this kernel or board cannot enforce or drive
 	Vitals   Vitals    `json:"vitals"`
+	TimeZone string    `json:"time_zone,omitempty"` // that the settings file on the card asked for, for set-up to begin with
 }
 
 // Release is /etc/croft/release.json in the root file system, the same in both slots: what the image builder made.
@@ -123,7 +124,7 @@ type Gap struct {
 	Weight string `json:"weight"` // "info" or "warn"
 }
 
-// Vitals are the box's measurements.
+// Vitals are the box's measurements: GET /v1/vitals on init's control socket has them without PSS.
 type Vitals struct {
 	MemTotal     int64    `json:"mem_total"`
 	MemAvailable int64    `json:"mem_available"`
@@ -159,7 +160,7 @@ type PowerRequest struct {
 
 // RescueRequest is the body of POST /v1/rescue.
 type RescueRequest struct {
-	Action  string `json:"action"`            // "retry", "check" or "start-over"
+	Action  string `json:"action"`            // "retry", "check", "cancel" (the check) or "start-over"
 	Confirm string `json:"confirm,omitempty"` // StartOverWord, for "start-over"
 }
 

@@ -168,7 +168,7 @@ func (l *launcher) spec(u *unit, r *rig) (*sandbox.Spec, error) {
 		Argv:         d.Command,
 		Env:          append(listenEnv(r.sockets), "NOTIFY_SOCKET="+r.notify.path),
 		UID:          d.UID,
-		Hostname:     l.Hostname,
+		Hostname:     l.Hostname(),
 		Root:         filepath.Join(l.RunDir, rootDir),
 		ReadOnly:     append([]string(nil), d.ReadOnly...),
 		Sockets:      []string{r.notify.path},

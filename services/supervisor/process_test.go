@@ -137,7 +137,7 @@ func (r *real) start(services ...Service) {
 	log := slog.New(slog.NewTextHandler(testWriter{r.t}, nil))
 	s, err := New(Options{
 		Services: services, Log: log, StateRoot: r.stateRoot, RunDir: r.run, CgroupRoot: r.cgroups,
-		Launcher: []string{program, "launch"}, Hostname: "croft",
+		Launcher: []string{program, "launch"}, Hostname: func() string { return "croft" },
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -22,7 +22,7 @@ type Options struct {
 	RunDir     string           // holds sockets and runtime directories: /run/croft
 	CgroupRoot string           // cgroup v2: /sys/fs/cgroup; "" means no cgroups
 	Launcher   []string         // argv of a program that calls sandbox.Main: {"/gokrazy/init", "launch"}
-	Hostname   string           // as services see it
+	Hostname   func() string    // as services see it from their start on; nil means "croft"
 }
 
 // Supervisor runs services.
@@ -46,6 +46,9 @@ func New(o Options) (*Supervisor, error) {
 	}
 	if o.Journal == nil {
 		o.Journal = journal.New()
+	}
+	if o.Hostname == nil {
+		o.Hostname = func() string { return "croft" }
 	}
 	l, err := newLauncher(o)
 	if err != nil {
