@@ -24,6 +24,7 @@ type (
 const (
 	NetNone          = service.NetNone
 	NetHost          = service.NetHost
+	NetUDP           = service.NetUDP
 	RestartAlways    = service.RestartAlways
 	RestartOnFailure = service.RestartOnFailure
 	RestartNever     = service.RestartNever

@@ -174,7 +174,7 @@ func (l *launcher) spec(u *unit, r *rig) (*sandbox.Spec, error) {
 		Sockets:      []string{r.notify.path},
 		TmpSize:      min(d.Limits.Memory/4, 16<<20),
 		Listeners:    len(r.sockets),
-		HostNet:      d.Network == NetHost,
+		TCP:          d.Network == NetHost,
 		Capabilities: d.Capabilities,
 		Syscalls:     d.Syscalls,
 		Files:        uint64(d.Limits.Files),
@@ -187,7 +187,7 @@ func (l *launcher) spec(u *unit, r *rig) (*sandbox.Spec, error) {
 	if l.cgroups == nil || !l.cgroups.has[memoryMax] {
 		s.Data = uint64(2*d.Limits.Memory + 512<<20) // coarse: address space counts, stacks of threads included
 	}
-	if s.HostNet {
+	if d.Network == NetHost {
 		s.ReadOnly = append(s.ReadOnly, forNetwork...)
 	}
 	for _, name := range d.Connect {
@@ -282,7 +282,7 @@ func (l *launcher) start(u *unit) (process, error) {
 func namespaces(n Network) uintptr {
 	flags := uintptr(syscall.CLONE_NEWNS)
 	for file, flag := range optionalNamespaces {
-		if file == "net" && n == NetHost {
+		if file == "net" && n != NetNone {
 			continue
 		}
 		if hasNamespace(file) {

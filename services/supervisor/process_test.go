@@ -22,6 +22,7 @@ import (
 
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/supervisor/journal"
+	"github.com/croft-os/croft/services/supervisor/sandbox"
 	"golang.org/x/sys/unix"
 )
 
@@ -478,8 +479,15 @@ func TestBreakOutHostNetwork(t *testing.T) {
 	a.Network, a.ReadOnly = NetHost, []string{etc + "/resolv.conf", etc + "/dangling", "/nowhere"}
 	b := do("b", "ready", "wait")
 	b.Runtime = true
-	r.start(b, a)
+	c := do("c", "dial=udp,"+tcp.Addr().String(), "dial=tcp,"+tcp.Addr().String(), "ready", "wait")
+	c.Network = NetUDP
+	r.start(b, a, c)
 	r.await("a", api.StateRunning)
+	r.await("c", api.StateRunning)
+	r.wrote("c", `^dial udp <nil>$`)
+	if sandbox.LandlockABI() >= 4 {
+		r.wrote("c", `^dial tcp .*permission denied$`)
+	}
 	if !slices.ContainsFunc(r.Gaps(), func(g api.Gap) bool { return strings.HasPrefix(g.Name, "landlock") }) {
 		r.wrote("a", `^dial unix .*operation not permitted$`)
 	}

@@ -35,7 +35,7 @@ func Services(daemon string) []service.Service {
 			Name: "discovery", Title: "Found on the LAN", Command: []string{daemon, "discovery"}, UID: UIDDiscovery,
 			After:     []string{"network"},
 			Listeners: []service.Listener{unix("discovery")},
-			Network:   service.NetHost,
+			Network:   service.NetUDP,
 			Limits:    service.Limits{Memory: 48 * mib, CPU: 100}, // questions are free: a flood of them gets one core
 			Watchdog:  time.Minute,
 		},
@@ -44,6 +44,7 @@ func Services(daemon string) []service.Service {
 			Listeners: []service.Listener{unix("core")},
 			Connect:   []string{"init", "network", "discovery"},
 			State:     true,
+			ReadOnly:  []string{"/etc/croft/licences.json.gz"},
 			Limits:    service.Limits{Memory: 96 * mib},
 			Watchdog:  time.Minute, Critical: true,
 		},

@@ -10,7 +10,7 @@ import (
 
 // landlock says a second time what buildRoot said with mounts, so that a mistake in one does not open the box: read
 // all that is visible, execute the command only, write in the service's own directories. It adds what namespaces
-// don't cover: TCP without a network, abstract unix sockets and signals beyond the sandbox.
+// don't cover: TCP where it was not granted, abstract unix sockets and signals beyond the sandbox.
 func (s *Spec) landlock() error {
 	const (
 		read  = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSReadDir)
@@ -19,7 +19,7 @@ func (s *Spec) landlock() error {
 			ll.AccessFSMakeSym | ll.AccessFSRefer | ll.AccessFSResolveUnix
 	)
 	c := landlock.V9 // not V10: it would forbid sending on UDP sockets that were passed
-	if s.HostNet {
+	if s.TCP {
 		c.HandledAccessNet = 0
 	}
 	rules := []landlock.Rule{

@@ -42,7 +42,7 @@ type Spec struct {
 	TmpSize  int64    // bytes of /tmp
 
 	Listeners    int      // number of sockets passed from descriptor 3 on
-	HostNet      bool     // is in the box's network, not in an empty namespace
+	TCP          bool     // may connect and listen by TCP, in a network that is not empty
 	Capabilities []string // kept, as ambient capabilities
 	Syscalls     []string // allowed beyond the common list
 

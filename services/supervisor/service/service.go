@@ -46,6 +46,8 @@ const (
 	NetNone Network = iota
 	// NetHost is the box's own network.
 	NetHost
+	// NetUDP is the box's own network without TCP.
+	NetUDP
 )
 
 // Restart says what happens when a service ends.
