@@ -3,7 +3,7 @@
 // network of its own and reads nobody's data.
 //
 // Plain HTTP and HTTPS serve the same pages: HTTPS by the box's own certificate authority warns until the owner
-// installs it (it is offered at /croft-ca.crt), and plain HTTP on the LAN is the way back in when certificates fail.
+// installs it (it is offered at /croft-ca.crt, and as a profile at /croft-ca.mobileconfig), and plain HTTP on the LAN is the way back in when certificates fail.
 //
 // Limits: every client is held to a number of connections, requests and bytes (Limits); names that the public DNS
 // could answer for are refused (see localHost); an answer that takes longer than a client reads is given up. It does
@@ -61,7 +61,8 @@ func RunLimited(ctx context.Context, env *daemon.Env, limits Limits) error {
 	} else {
 		defer certs.stop()
 	}
-	f := newFront(env.SocketDir, limits, cl, certs.authorityDER, env.Log)
+	trusted := newTrust(certs.authorityDER())
+	f := newFront(env.SocketDir, limits, cl, func() *trust { return trusted }, env.Log)
 	defer f.transport.CloseIdleConnections()
 
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -84,7 +85,7 @@ func RunLimited(ctx context.Context, env *daemon.Env, limits Limits) error {
 			stops = append(stops, stop)
 		}
 	}
-	env.Ready("answers on the LAN")
+	env.Ready(trusted.status())
 	go env.Watch(ctx, f.check)
 	if certs != nil {
 		go certs.keepUpdated(ctx)

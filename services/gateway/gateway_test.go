@@ -432,13 +432,13 @@ func TestNoPlainListenerIsAConfigurationError(t *testing.T) {
 func TestHealthCheck(t *testing.T) {
 	t.Parallel()
 	cl := newClients(testLimits(), time.Now)
-	f := newFront(t.TempDir(), testLimits(), cl, func() []byte { return []byte("x") }, slog.New(slog.DiscardHandler))
+	f := newFront(t.TempDir(), testLimits(), cl, func() *trust { return &trust{} }, slog.New(slog.DiscardHandler))
 	if err := f.check(context.Background()); err != nil {
 		t.Errorf("healthy, but: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	f.ca = func() []byte { <-ctx.Done(); select {} }
+	f.trust = func() *trust { <-ctx.Done(); select {} }
 	if err := f.check(ctx); err == nil {
 		t.Error("stuck, and called healthy")
 	}

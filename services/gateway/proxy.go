@@ -22,16 +22,13 @@ import (
 	"github.com/croft-os/croft/services/api"
 )
 
-// caPath is where anybody gets the certificate of the box's own authority, to install it on a phone or laptop.
-const caPath = "/croft-ca.crt"
-
 type peerKey struct{}
 
 // front is the handler of all listeners: it limits, checks and routes requests.
 type front struct {
 	limits  Limits
 	clients *clients
-	ca      func() []byte // certificate of the box's own authority in DER; nil without one
+	trust   func() *trust
 	log     *slog.Logger
 
 	transport *http.Transport
@@ -45,8 +42,8 @@ var (
 	uiURL  = &url.URL{Scheme: "http", Host: "webui"}
 )
 
-func newFront(socketDir string, l Limits, cl *clients, ca func() []byte, log *slog.Logger) *front {
-	f := &front{limits: l, clients: cl, ca: ca, log: log}
+func newFront(socketDir string, l Limits, cl *clients, t func() *trust, log *slog.Logger) *front {
+	f := &front{limits: l, clients: cl, trust: t, log: log}
 	f.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			name, _, _ := strings.Cut(addr, ":")
@@ -61,7 +58,7 @@ func newFront(socketDir string, l Limits, cl *clients, ca func() []byte, log *sl
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 	f.proxy = &httputil.ReverseProxy{
-		Rewrite:        rewrite,
+		Rewrite:        f.rewrite,
 		Transport:      f.transport,
 		BufferPool:     &buffers{},
 		ModifyResponse: ownHeaders,
@@ -117,8 +114,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, f.limits.Body)
 		}
 	}
-	if r.URL.Path == caPath && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		f.serveCA(w, r)
+	if f.trust().serve(f, w, r) {
 		return
 	}
 	out := f.writers.Get().(*writer)
@@ -133,7 +129,7 @@ func isAPI(p string) bool { return strings.HasPrefix(p, "/api/") }
 
 // rewrite makes the request to the service. ReverseProxy has taken out hop-by-hop fields (RFC 9110 section 7.6.1) and
 // Forwarded, X-Forwarded-For, X-Forwarded-Host and X-Forwarded-Proto already.
-func rewrite(pr *httputil.ProxyRequest) {
+func (f *front) rewrite(pr *httputil.ProxyRequest) {
 	to := uiURL
 	if isAPI(pr.In.URL.Path) {
 		to = apiURL
@@ -147,6 +143,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	p := pr.In.Context().Value(peerKey{}).(*peer)
 	pr.Out.Header["X-Forwarded-For"] = p.forwarded
 	pr.Out.Header["X-Forwarded-Host"] = []string{pr.In.Host}
+	if header := f.trust().header; header != nil {
+		pr.Out.Header[caHeader] = header
+	}
 	if pr.In.TLS == nil {
 		pr.Out.Header["X-Forwarded-Proto"] = protoHTTP
 	} else {
@@ -251,22 +250,6 @@ var pagePolicy = sync.OnceValue(func() string {
 	return "default-src 'none'; style-src " + hash(pageStyle) + "; script-src " + hash(pageScript) +
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 })
-
-// serveCA gives away the certificate of the box's own authority: DER, RFC 2585 and what browsers expect of it.
-func (f *front) serveCA(w http.ResponseWriter, r *http.Request) {
-	der := f.ca()
-	if der == nil {
-		w.Header()["Retry-After"] = retrySoon
-		f.problem(w, r, http.StatusServiceUnavailable, "Croft has no certificate yet.", "Try again in a moment.")
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/x-x509-ca-cert")
-	h.Set("Content-Disposition", `attachment; filename="croft-ca.crt"`)
-	h.Set("Content-Length", strconv.Itoa(len(der)))
-	h.Set("Cache-Control", "no-cache")
-	w.Write(der)
-}
 
 // body lifts the read deadline at its end, so that a long answer outlives it.
 type body struct {
