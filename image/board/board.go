@@ -74,6 +74,14 @@ func (b Board) Cmdline(slot layout.Slot) string {
 	return strings.Join(append(args, b.Args...), " ")
 }
 
+// CmdlineFile is where a slot's boot volume keeps the kernel command line.
+func CmdlineFile(t layout.Table, slot layout.Slot) string {
+	if t == layout.MBR {
+		return "cmdline.txt"
+	}
+	return fmt.Sprintf("loader/entries/croft-%s.conf", slot)
+}
+
 // families is filled by each family's file, so that adding one touches one file.
 var families []func() Board
 

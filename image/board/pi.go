@@ -88,7 +88,7 @@ var piFirmwareFiles = []string{
 
 // piBoot lists a slot's boot partition: firmware, kernel, the device trees of all models (bcm2710 is the 3 and the Zero 2 W,
 // bcm2711 the 4, bcm2712 the 5) and all overlays, which add-on boards name in their own EEPROM.
-func piBoot(mods Modules, _ layout.Slot, _, cmdline string) ([]File, error) {
+func piBoot(mods Modules, slot layout.Slot, _, cmdline string) ([]File, error) {
 	k, err := fromModule(mods, piKernel, "vmlinuz", "vmlinuz")
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func piBoot(mods Modules, _ layout.Slot, _, cmdline string) ([]File, error) {
 	}
 	files := []File{
 		{Path: "config.txt", Data: []byte(piConfig)},
-		{Path: "cmdline.txt", Data: []byte(cmdline + "\n")},
+		{Path: CmdlineFile(layout.MBR, slot), Data: []byte(cmdline + "\n")},
 		k,
 	}
 	for _, name := range piFirmwareFiles {

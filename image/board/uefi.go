@@ -39,7 +39,7 @@ func uefiBoot(kernel string) func(Modules, layout.Slot, string, string) ([]File,
 		}
 		entry := fmt.Sprintf("title Croft %s (%s)\nsort-key croft\nversion %s\nlinux /%s\noptions %s\n",
 			version, slot, version, k.Path, cmdline)
-		return []File{k, {Path: fmt.Sprintf("loader/entries/croft-%s.conf", slot), Data: []byte(entry)}}, nil
+		return []File{k, {Path: CmdlineFile(layout.GPT, slot), Data: []byte(entry)}}, nil
 	}
 }
 

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 
@@ -12,28 +10,21 @@ import (
 	"github.com/croft-os/croft/image/board"
 )
 
-func init() { commands["build"] = build }
-
 // build makes the image of one board, or of all.
-func build(ctx context.Context, args []string, _, stderr io.Writer) int {
+func build(ctx context.Context, args []string, io stdio) int {
 	var ids, titles []string
 	for _, b := range board.All() {
 		ids = append(ids, b.ID)
 		titles = append(titles, b.ID+" is "+b.Title)
 	}
-	fl := flag.NewFlagSet("croft build", flag.ContinueOnError)
-	fl.SetOutput(stderr)
+	fl := flags(io, "build", "build [--board ID] [--out FOLDER]")
 	id := fl.String("board", "pc", strings.Join(ids, ", ")+" or all: "+strings.Join(titles, "; "))
 	out := fl.String("out", "out", "folder for the image")
 	version := fl.String("version", "", "version of the release; default: git describe")
 	only := fl.Bool("image-only", false, "write no compressed image, bill of materials and checksums")
 	url := fl.String("url", "", "where the files will be found, for Raspberry Pi Imager's list; default: where they are written")
-	if err := fl.Parse(args); err != nil {
-		return 2
-	}
-	if fl.NArg() > 0 {
-		fmt.Fprintf(stderr, "croft build takes no arguments, only flags: %q\n", fl.Args())
-		return 2
+	if _, code, ok := parse(fl, args, 0, 0); !ok {
+		return code
 	}
 	if *id != "all" {
 		ids = []string{*id}
@@ -41,17 +32,17 @@ func build(ctx context.Context, args []string, _, stderr io.Writer) int {
 	for _, id := range ids {
 		b, err := board.Find(id)
 		if err != nil {
-			fmt.Fprintln(stderr, err)
-			return 2
+			fmt.Fprintln(io.err, err)
+			return exitUsage
 		}
 		err = image.Build(ctx, image.Options{
 			Board: b, Out: *out, Version: *version, ImageOnly: *only, URL: *url,
-			Log: slog.New(slog.NewTextHandler(stderr, nil)),
+			Log: slog.New(slog.NewTextHandler(io.err, nil)),
 		})
 		if err != nil {
-			fmt.Fprintln(stderr, err)
-			return 1
+			fmt.Fprintln(io.err, err)
+			return exitFailed
 		}
 	}
-	return 0
+	return exitOK
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -16,8 +15,6 @@ import (
 
 	"github.com/grandcat/zeroconf"
 )
-
-func init() { commands["find"] = find }
 
 // Limits on what the network says.
 const (
@@ -37,24 +34,19 @@ type found struct {
 }
 
 // find lists the Crofts on the LAN, by DNS-SD (RFC 6763).
-func find(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fl := flag.NewFlagSet("croft find", flag.ContinueOnError)
-	fl.SetOutput(stderr)
+func find(ctx context.Context, args []string, std stdio) int {
+	fl := flags(std, "find", "find [--json]")
 	asJSON := fl.Bool("json", false, "print a JSON array")
 	wait := fl.Duration("wait", 3*time.Second, "how long to wait for answers")
-	if err := fl.Parse(args); err != nil {
-		return 2
-	}
-	if fl.NArg() > 0 {
-		fmt.Fprintf(stderr, "croft find takes no arguments, only flags: %q\n", fl.Args())
-		return 2
+	if _, code, ok := parse(fl, args, 0, 0); !ok {
+		return code
 	}
 	boxes := map[string]found{}
 	for range findRounds {
 		if err := browse(ctx, *wait/findRounds, boxes); err != nil {
-			fmt.Fprintf(stderr, "Can't ask this network for Crofts. Check that this computer is connected, then try again. "+
+			fmt.Fprintf(std.err, "Can't ask this network for Crofts. Check that this computer is connected, then try again. "+
 				"(%v)\n", err)
-			return 1
+			return exitFailed
 		}
 	}
 	list := make([]found, 0, len(boxes))
@@ -63,18 +55,18 @@ func find(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	slices.SortFunc(list, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
 	if *asJSON {
-		enc := json.NewEncoder(stdout)
+		enc := json.NewEncoder(std.out)
 		enc.SetIndent("", "  ")
 		enc.Encode(list)
 	} else if len(list) > 0 {
-		printFound(stdout, list)
+		printFound(std.out, list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(stderr, "No Croft answered. Check that the box has power and its network cable, and that this "+
+		fmt.Fprintln(std.err, "No Croft answered. Check that the box has power and its network cable, and that this "+
 			"computer is on the same network, not on a guest Wi-Fi or a VPN. A box that was just switched on needs about a minute.")
-		return 1
+		return exitFailed
 	}
-	return 0
+	return exitOK
 }
 
 // browse collects what answers within wait.

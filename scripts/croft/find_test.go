@@ -67,7 +67,7 @@ func TestFromEntry(t *testing.T) {
 
 func TestFindUsage(t *testing.T) {
 	var out, errs bytes.Buffer
-	if code := find(t.Context(), []string{"kitchen"}, &out, &errs); code != 2 || !strings.Contains(errs.String(), "kitchen") {
+	if code := find(t.Context(), []string{"kitchen"}, stdio{nil, &out, &errs}); code != 2 || !strings.Contains(errs.String(), "kitchen") {
 		t.Errorf("exit code %d, %s", code, &errs)
 	}
 }
@@ -80,7 +80,7 @@ func TestFindChild(t *testing.T) {
 	case "":
 	case "find":
 		_, args, _ := strings.Cut(strings.Join(os.Args, " "), " -- ")
-		os.Exit(find(t.Context(), strings.Fields(args), os.Stdout, os.Stderr))
+		os.Exit(find(t.Context(), strings.Fields(args), stdio{os.Stdin, os.Stdout, os.Stderr}))
 	default:
 		ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 		defer stop()
