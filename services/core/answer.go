@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -13,8 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mattn/go-sqlite3"
+
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/config"
 	"github.com/croft-os/croft/services/daemon"
+	"github.com/croft-os/croft/services/identity"
 )
 
 // problem answers with an RFC 9457 problem. name, one of api.ProblemTypes, tells programs what happened; it is the last
@@ -148,4 +153,73 @@ func writePage[T any](w http.ResponseWriter, r *http.Request, items []T, key fun
 		l.Next = base64.RawURLEncoding.EncodeToString([]byte(key(items[limit-1])))
 	}
 	daemon.WriteJSON(w, http.StatusOK, l)
+}
+
+// refusal is the answer to an error.
+type refusal struct {
+	err           error
+	status        int
+	name          string
+	title, detail string
+}
+
+// refusals are the answers to what identity and config refuse.
+var refusals = []refusal{
+	{identity.ErrWrongPassword, http.StatusForbidden, "wrong-password", "The name or the password is not right.", "Look at both again."},
+	{identity.ErrSecondFactor, http.StatusForbidden, "second-factor", "The password is right, but a code is needed too.", "Type the code that your app shows, or a recovery code."},
+	{identity.ErrWrongSecondFactor, http.StatusForbidden, "wrong-second-factor", "That code is not right, or was used before.", "Wait for the next one."},
+	{identity.ErrInviteVoid, http.StatusGone, "invite-void", "This invitation is used up, or too old.", "Ask for another one."},
+	{identity.ErrNoSuchOwner, http.StatusNotFound, "no-such-owner", "No owner of this box has that name.", "Look at it again."},
+	{identity.ErrLastOwner, http.StatusConflict, "last-owner", "The box needs an owner who can sign in.", "Make somebody else an owner first."},
+	{identity.ErrClaimedByAnother, http.StatusConflict, "claimed-by-another", "Another phone is setting up this box.", "Go on there, or wait until it was quiet for ten minutes."},
+	{identity.ErrAlreadyClaimed, http.StatusConflict, "already-claimed", "This box is somebody's already.", "Sign in, or ask its owner for an invitation."},
+	{identity.ErrNotClaimed, http.StatusConflict, "not-claimed", "This phone did not claim the box.", "Type the claim code first."},
+	{identity.ErrNotFound, http.StatusNotFound, "not-found", "There is no such thing.", "It may have been removed meanwhile."},
+	{identity.ErrTooMany, http.StatusConflict, "too-many", "There are too many of these.", "Remove one first."},
+	{config.ErrChanged, http.StatusPreconditionFailed, "changed-meanwhile", "Somebody else has changed this meanwhile.", "Look at it again, then change it."},
+	{config.ErrNotFound, http.StatusNotFound, "not-found", "There is no such change any more.", ""},
+	{config.ErrCannotUndo, http.StatusConflict, "cannot-undo", "This change can't be taken back any more.", "Something else has changed the same since. Change it by hand."},
+	{config.ErrNoTrial, http.StatusConflict, "no-trial", "No network setting is being tried.", "It may have been taken back already."},
+	{config.ErrTrialRunning, http.StatusConflict, "trial-running", "Another network setting is being tried.", "Keep it or take it back first."},
+	{config.ErrNetwork, http.StatusConflict, "refused", "The box can't use these network settings.", "Look at them again."},
+}
+
+// isRefused reports whether an error is an answer, not a fault.
+func isRefused(err error) bool {
+	var inv *identity.InvalidError
+	return errors.As(err, &inv) || slices.ContainsFunc(refusals, func(k refusal) bool { return errors.Is(err, k.err) })
+}
+
+// refuse answers that an error came instead of what was asked for.
+func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var inv *identity.InvalidError
+	var wrong config.Problems
+	switch {
+	case errors.As(err, &inv) && len(inv.Fields) > 0:
+		invalid(w, inv.Fields...)
+		return
+	case errors.As(err, &wrong) && len(wrong) > 0:
+		invalid(w, wrong...)
+		return
+	case errors.Is(err, errStarting), errors.Is(err, config.ErrStarting):
+		s.log.Warn("a request has to wait for another service", "method", r.Method, "path", r.URL.Path, "err", err)
+		s.starting(w)
+		return
+	}
+	for _, k := range refusals {
+		if errors.Is(err, k.err) {
+			problem(w, k.status, k.name, k.title, k.detail)
+			return
+		}
+	}
+	s.log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	var db sqlite3.Error
+	switch {
+	case errors.As(err, &db):
+		problem(w, http.StatusInternalServerError, "state", "Croft could not write that to the disk, so nothing has changed.",
+			"Look whether the disk is full.")
+	default:
+		problem(w, http.StatusInternalServerError, "internal", "Croft made a mistake, and nothing has changed.",
+			"Try again. If it stays so, restart the box.")
+	}
 }

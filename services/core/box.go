@@ -29,9 +29,9 @@ type sources struct{ init, network, discovery *http.Client }
 
 // boxWatcher puts the state of the box together, when asked and, while somebody listens, regularly.
 type boxWatcher struct {
-	ctx     context.Context // of the service
-	src     sources
-	notices []api.Notice
+	ctx context.Context // of the service
+	src sources
+	own func(*api.Box) // adds what core itself knows
 
 	askMu sync.Mutex // one asks, the others share the answer
 	last  *api.Box
@@ -43,8 +43,8 @@ type boxWatcher struct {
 	cancel context.CancelFunc // ends the polling
 }
 
-func newBoxWatcher(ctx context.Context, src sources, notices []api.Notice) *boxWatcher {
-	return &boxWatcher{ctx: ctx, src: src, notices: notices, subs: map[chan *api.Box]struct{}{}}
+func newBoxWatcher(ctx context.Context, src sources, own func(*api.Box)) *boxWatcher {
+	return &boxWatcher{ctx: ctx, src: src, own: own, subs: map[chan *api.Box]struct{}{}}
 }
 
 // get returns the state as it was at most freshFor ago, within askTimeout. What it returns must not be changed. The
@@ -70,7 +70,7 @@ func (w *boxWatcher) forget() {
 func (w *boxWatcher) ask() (*api.Box, error) {
 	ctx, cancel := context.WithTimeout(w.ctx, askTimeout)
 	defer cancel()
-	b := &api.Box{Notices: w.notices}
+	b := &api.Box{}
 	var n api.Network
 	var d api.Discovery
 	var wg sync.WaitGroup
@@ -89,7 +89,31 @@ func (w *boxWatcher) ask() (*api.Box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStarting, err)
 	}
+	w.own(b)
 	return b, nil
+}
+
+// forRole is what somebody in a role gets to see of the box: what needs an owner's attention is for owners.
+func forRole(b *api.Box, role who) *api.Box {
+	if role == owner {
+		return b
+	}
+	c := *b
+	c.Notices, c.Alerts = nil, nil
+	return &c
+}
+
+func (s *server) getBox(w http.ResponseWriter, _ *http.Request, c *caller) {
+	b, err := s.box.get()
+	if err != nil {
+		s.starting(w)
+		return
+	}
+	daemon.WriteJSON(w, http.StatusOK, forRole(b, c.role))
+}
+
+func (s *server) getHealth(w http.ResponseWriter, _ *http.Request, _ *caller) {
+	daemon.WriteJSON(w, http.StatusOK, map[string]bool{"ok": true})
 }
 
 // subscribe returns a channel with the latest state after each change, and what ends it. A slow reader misses states
@@ -154,6 +178,8 @@ func fingerprint(b *api.Box) []byte {
 	v := &c.System.Vitals
 	c.System.UptimeMS = 0
 	v.MemAvailable = round(v.MemAvailable, 4<<20)
+	v.PSS = round(v.PSS, 1<<20)
+	v.CPUBusyMS, v.NetIn, v.NetOut = 0, 0, 0 // they only ever grow
 	v.Load1 = math.Round(v.Load1*5) / 5
 	if v.Temperature != nil {
 		t := math.Round(*v.Temperature)
@@ -172,6 +198,9 @@ func fingerprint(b *api.Box) []byte {
 	}
 	if b.Network != nil {
 		n := *b.Network
+		if n.Trial != nil {
+			n.Trial = &api.Trial{Config: n.Trial.Config}
+		}
 		n.Clock.Now, n.Clock.OffsetMS, n.Clock.ErrorMS, n.Clock.LastSync = time.Time{}, 0, 0, time.Time{}
 		c.Network = &n
 	}

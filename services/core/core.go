@@ -1,27 +1,60 @@
-// Package core owns the box's state and answers the public HTTP API below /api/v1: sessions, the state of the box
-// put together from PID 1, the network service and discovery, its changes as a stream, and the actions of rescue
-// mode.
+// Package core owns the box's state and answers the public HTTP API below /api/v1, which openapi.json describes: set-up,
+// people and sessions, the state of the box put together from PID 1, the network service and discovery, its changes as a
+// stream, and what owners do to the box. What the API can do, and who may ask for it, stands in one table (operations);
+// one function (serve) decides by it.
 //
-// Limits: until there are accounts, whoever knows the claim code may see everything that the API shows. Nothing but
-// the gateway and the web UI may connect, so what they say about a client's address and scheme is believed.
+// Limits: Nothing but the gateway and the web UI may connect, so what they say about a client's address and scheme is
+// believed. Everything that checks a secret makes who fails wait; strangers share one allowance, so a stranger on the LAN
+// can delay the sign-in of a device that was never signed in before, but not of one that was (see limiter). At most two
+// bodies of 64 KiB and one password hash (19 MiB) are worked on at a time for each … of the process's 96 MiB.
 //
-// Sources: RFC 9457 (problem details), RFC 6265bis (cookies and their name prefixes), the HTML standard's section
-// on server-sent events.
+// Sources: RFC 9457 (problem details), RFC 9110 (entity tags, conditions), RFC 6750 (bearer tokens), RFC 6265bis (cookies
+// and their name prefixes), RFC 6901 (JSON pointers), OpenAPI 3.1, the HTML standard's section on server-sent events.
 package core
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
+	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/config"
 	"github.com/croft-os/croft/services/daemon"
+	"github.com/croft-os/croft/services/identity"
+	"github.com/croft-os/croft/services/state"
 )
+
+// lookEvery is how often the box is looked at when nobody asks.
+const lookEvery = 10 * time.Second
 
 // Config says who may connect.
 type Config struct {
 	GatewayUID uint32
 	WebUIUID   uint32
+	Licences   string // path of the list in the root file system; empty for licencesFile
+}
+
+// server is the public API.
+type server struct {
+	ctx      context.Context // of the service
+	log      *slog.Logger
+	db       *state.DB
+	id       *identity.Identity
+	config   *config.Store
+	box      *boxWatcher
+	init     *http.Client
+	limits   limits
+	streams  streams
+	cop      *http.CrossOriginProtection
+	licences string // path of the list in the root file system
+
+	voidMu    sync.Mutex
+	void      bool // init's claim code, when it was asked
+	voidAsked time.Time
 }
 
 // Run serves the API until ctx ends.
@@ -30,30 +63,83 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	if l == nil {
 		return fmt.Errorf("%w: no listener \"core\" was passed", daemon.ErrConfig)
 	}
-	st, err := openState(ctx, env.StateDir, env.Log)
+	db, err := state.Open(ctx, env.StateDir, env.Log)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if err := st.close(); err != nil {
+		if err := db.Close(); err != nil {
 			env.Log.Warn("closing the state", "err", err)
 		}
 	}()
-	sess, err := openSessions(ctx, st, env.Log, time.Now)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	s, err := newServer(ctx, env, db, cmp.Or(cfg.Licences, licencesFile))
 	if err != nil {
 		return err
 	}
-	box := newBoxWatcher(ctx, sources{
-		init:      env.Client("init"),
-		network:   env.Client("network"),
-		discovery: env.Client("discovery"),
-	}, st.notices)
-	s := &server{
-		log: env.Log, sessions: sess, box: box, init: env.Client("init"),
-		limit: newLimiter(time.Now), streams: make(chan struct{}, maxStreams),
-		cop: http.NewCrossOriginProtection(),
-	}
-	go env.Watch(ctx, st.check)
+	// Neither has to be done before the API answers: the box can be looked after without init, network and discovery.
+	wg.Go(s.look)
+	wg.Go(s.voidClaim)
+	go env.Watch(ctx, db.Check)
 	env.Ready("running")
 	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID), s.handler(operations()))
+}
+
+func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences string) (*server, error) {
+	s := &server{
+		ctx: ctx, log: env.Log, db: db, init: env.Client("init"), limits: newLimits(time.Now),
+		cop: http.NewCrossOriginProtection(), licences: licences,
+	}
+	var err error
+	s.id, err = identity.Open(ctx, identity.Config{DB: db, Log: env.Log, Now: time.Now, Box: s.name})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range s.id.People() {
+		for _, v := range s.id.Sessions(identity.Caller{Person: p}) {
+			s.limits.signIn.trust(v.Place)
+		}
+	}
+	src := sources{init: s.init, network: env.Client("network"), discovery: env.Client("discovery")}
+	s.config, err = config.Open(ctx, config.Options{
+		DB: db, Identity: s.id, Log: env.Log, Now: time.Now, Init: src.init, Network: src.network, Discovery: src.discovery,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.box = newBoxWatcher(ctx, src, s.own)
+	return s, nil
+}
+
+// own adds what core itself knows to the state of the box.
+func (s *server) own(b *api.Box) {
+	b.Notices = s.db.Notices()
+	b.TimeZone = s.config.TimeZone()
+}
+
+// name is the name of the box, empty while nobody knows it.
+func (s *server) name() string {
+	if s.config == nil {
+		return ""
+	}
+	return s.config.Name()
+}
+
+// look looks at the box now and then, whether or not anybody else does, and has what it sees acted upon.
+func (s *server) look() {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	for {
+		if b, err := s.box.get(); err == nil {
+			s.config.Reconcile(s.ctx, b)
+		}
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
 }

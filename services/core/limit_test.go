@@ -11,28 +11,28 @@ func TestLimiterBackOff(t *testing.T) {
 	now := time.Now()
 	l := newLimiter(func() time.Time { return now })
 	for i := range freeTries {
-		if w := l.take("a"); w != 0 {
+		if w := l.take("a", ""); w != 0 {
 			t.Fatalf("try %d has to wait %v", i, w)
 		}
 	}
 	want := firstWait
 	for range 9 {
-		if w := l.take("a"); w != want {
+		if w := l.take("a", ""); w != want {
 			t.Errorf("wait %v, want %v", w, want)
 		}
-		if w := l.take("b"); w != 0 {
+		if w := l.take("b", ""); w != 0 {
 			t.Errorf("another client has to wait %v", w)
 		}
-		l.won("b")
+		l.won("b", "")
 		now = now.Add(want)
-		if w := l.take("a"); w != 0 {
+		if w := l.take("a", ""); w != 0 {
 			t.Errorf("after the wait still %v", w)
 		}
 		want = min(2*want, longestOff)
 	}
 	now = now.Add(forgetIn + time.Second)
 	for i := range freeTries {
-		if w := l.take("a"); w != 0 {
+		if w := l.take("a", ""); w != 0 {
 			t.Fatalf("forgotten, but try %d has to wait %v", i, w)
 		}
 	}
@@ -41,16 +41,16 @@ func TestLimiterBackOff(t *testing.T) {
 func TestLimiterWon(t *testing.T) {
 	l := newLimiter(time.Now)
 	for i := range 100 {
-		if w := l.take("a"); w != 0 {
+		if w := l.take("a", ""); w != 0 {
 			t.Fatalf("right code %d has to wait %v", i, w)
 		}
-		l.won("a")
+		l.won("a", "")
 	}
 	for range freeTries {
-		l.take("a")
-		l.undo("a")
+		l.take("a", "")
+		l.undo("a", "")
 	}
-	if w := l.take("a"); w != 0 {
+	if w := l.take("a", ""); w != 0 {
 		t.Errorf("tries that could not be judged make wait %v", w)
 	}
 }
@@ -60,7 +60,7 @@ func TestLimiterOverall(t *testing.T) {
 	l := newLimiter(func() time.Time { return now })
 	passed := 0
 	for i := range 600 { // ten minutes, one try a second, each from another address
-		if l.take(fmt.Sprint(i)) == 0 {
+		if l.take(fmt.Sprint(i), "") == 0 {
 			passed++
 		}
 		now = now.Add(time.Second)
@@ -74,11 +74,11 @@ func TestLimiterBounded(t *testing.T) {
 	now := time.Now()
 	l := newLimiter(func() time.Time { return now })
 	for i := range 3 * maxClients {
-		l.take(fmt.Sprint(i))
+		l.take(fmt.Sprint(i), "")
 		now = now.Add(time.Minute / allPerMin)
 	}
-	if len(l.clients) > maxClients {
-		t.Errorf("%d clients kept", len(l.clients))
+	if len(l.tries) > maxClients {
+		t.Errorf("%d clients kept", len(l.tries))
 	}
 }
 
