@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -391,4 +392,77 @@ func TestPowerCut(t *testing.T) {
 		d.Close()
 	}
 	t.Logf("%d transactions", done+1)
+}
+
+// TestRepairCutOff starts from what a repair leaves that was itself cut off.
+func TestRepairCutOff(t *testing.T) {
+	dir := t.TempDir()
+	d := open(t, dir)
+	write(t, d, 0, 300)
+	if err := d.makeCopy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d, 300, 303)
+	cut := snapshot(t, dir)
+	for name, f := range map[string]func(path string) error{
+		"log deleted by SQLite": func(path string) error {
+			damage(t, path, damages["garbage"])
+			return os.Rename(path+"-wal", path+keptLog)
+		},
+		"log deleted and put back": func(path string) error {
+			damage(t, path, damages["garbage"])
+			return os.Link(path+"-wal", path+keptLog)
+		},
+		"set aside": func(path string) error {
+			_, err := setAside(path, time.Now())
+			return err
+		},
+		"set aside, log by its second name": func(path string) error {
+			_, err := setAside(path, time.Now())
+			return errors.Join(err, os.Rename(path+"-wal", path+keptLog))
+		},
+		"half of the copy written": func(path string) error {
+			_, err := setAside(path, time.Now())
+			return errors.Join(err, os.WriteFile(filepath.Join(filepath.Dir(path), ".state.db123"), []byte("half"), 0o600))
+		},
+		"copied back": func(path string) error {
+			return copyFile(goodOf(path), path)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := snapshot(t, cut)
+			if err := f(filepath.Join(dir, fileName)); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				d := open(t, dir)
+				if n := rowsIn(t, d); n != 303 {
+					t.Errorf("%d rows", n)
+				}
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// TestFailingCard sees that damage at every start does not fill the disk.
+func TestFailingCard(t *testing.T) {
+	dir := t.TempDir()
+	d := open(t, dir)
+	write(t, d, 0, 3)
+	d.Close()
+	for range 2 * maxAside {
+		damage(t, filepath.Join(dir, fileName), damages["garbage"])
+		d := open(t, dir)
+		if n := rowsIn(t, d); n != 3 {
+			t.Errorf("%d rows", n)
+		}
+		d.Close()
+	}
+	kept, err := filepath.Glob(filepath.Join(dir, "damaged-*"))
+	if err != nil || len(kept) != maxAside {
+		t.Errorf("kept %d, %v", len(kept), err)
+	}
 }

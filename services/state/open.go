@@ -24,6 +24,8 @@ const (
 	keptLog  = "-wal-kept"     // a second name of the log while a start is under way
 )
 
+const maxAside = 8 // damaged databases that are kept although they could be put together again
+
 // openFile opens the database at path, in order: as it is; from the good copy and the log; from the good copy; fresh; and
 // if the disk takes no writes, as it is, alone.
 func openFile(ctx context.Context, path string, log *slog.Logger) (*sql.DB, []api.Notice, error) {
@@ -52,6 +54,7 @@ func openFile(ctx context.Context, path string, log *slog.Logger) (*sql.DB, []ap
 		return db, notices, nil
 	}
 	if errors.Is(err, ErrNewer) || ctx.Err() != nil {
+		os.Remove(path + keptLog)
 		return nil, nil, err
 	}
 	// The log's index is a file that a full disk has no room for; who has the database alone needs none
@@ -126,6 +129,7 @@ func repair(ctx context.Context, path string, log *slog.Logger) (*sql.DB, api.No
 		if paired(good, path+"-wal") {
 			db, err := restore()
 			if err == nil {
+				thin(path, aside)
 				return db, n, recordRestored(ctx, db, n)
 			}
 			if !isDamaged(err) {
@@ -146,6 +150,7 @@ func repair(ctx context.Context, path string, log *slog.Logger) (*sql.DB, api.No
 			}
 			n.Text += ". What was changed after that is lost."
 			n.Next = "Look whether people and settings are as you want them. " + n.Next
+			thin(path, aside)
 			return db, n, recordRestored(ctx, db, n)
 		}
 		if !isDamaged(err) {
@@ -174,6 +179,16 @@ func repair(ctx context.Context, path string, log *slog.Logger) (*sql.DB, api.No
 		Text: "Croft's own settings were damaged, and so was its safety copy. It started with fresh ones. The damaged files were kept.",
 		Next: "If this happens again, the card is probably failing: replace it.",
 	}, err
+}
+
+// thin removes what was just set aside if there is plenty of that already: on a failing card it happens at every start. It
+// is only for what could be put together again.
+func thin(path, aside string) {
+	kept, err := fs.Glob(os.DirFS(filepath.Dir(path)), "damaged-*-"+fileName)
+	if err == nil && len(kept) > maxAside {
+		os.Remove(aside)
+		os.Remove(aside + "-wal")
+	}
 }
 
 // recordRestored writes into the audit log that the state was restored.
