@@ -37,6 +37,7 @@ const (
 	serviceEnv = "CROFT_NETWORK_SERVICE"
 	ntpEnv     = "CROFT_NETWORK_SERVICE_NTP"
 	labUID     = 201
+	labTrial   = 4 * time.Second
 )
 
 func TestMain(m *testing.M) {
@@ -44,7 +45,7 @@ func TestMain(m *testing.M) {
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 		os.Exit(daemon.Main("network", func(ctx context.Context, env *daemon.Env) error {
 			env.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-			return Run(ctx, env, Config{Clock: stillClock{discipline.NewKernel()}})
+			return Run(ctx, env, Config{Clock: stillClock{discipline.NewKernel()}, Trial: labTrial})
 		}))
 	}
 	if addrs := os.Getenv(ntpEnv); addrs != "" {
@@ -165,9 +166,11 @@ func get(t *testing.T) (n api.Network) {
 	return n
 }
 
-func put(t *testing.T, config string) (int, string) {
+func put(t *testing.T, config string) (int, string) { return do(t, "PUT", "config", config) }
+
+func do(t *testing.T, method, path, body string) (int, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), "PUT", "http://network/v1/network/config", strings.NewReader(config))
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://network/v1/network/"+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,6 +279,7 @@ func TestLabService(t *testing.T) {
 		t.Errorf("clock %+v", c)
 	}
 
+	tryAddresses(t, p)
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -302,6 +306,84 @@ func TestLabService(t *testing.T) {
 	if entries, err := filepath.Glob("/run/*/.*-*"); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
+}
+
+// tryAddresses tries another address than 192.168.77.9, which is kept: the box is reached there until the time is over, it
+// is taken back, or the service restarts.
+func tryAddresses(t *testing.T, p *process) {
+	t.Helper()
+	const other = `{"interfaces":{"*":{"addresses":["192.168.77.10/24"],"gateway":"192.168.77.1"}}}`
+	try := func() {
+		t.Helper()
+		if code, body := do(t, "PUT", "trial", other); code != http.StatusNoContent {
+			t.Fatalf("try: %d %s", code, body)
+		}
+		await(t, "static", "192.168.77.10/32")
+		run(t, "ip netns exec lan ping -c 1 -W 5 192.168.77.10")
+		n := get(t)
+		if n.Trial == nil || n.Trial.LeftMS <= 0 || n.Trial.LeftMS > labTrial.Milliseconds() ||
+			n.Trial.Config.Interfaces["*"].Addresses[0].String() != "192.168.77.10/24" ||
+			n.Config.Interfaces["*"].Addresses[0].String() != "192.168.77.9/24" {
+			t.Errorf("while it is tried: %+v, %+v", n.Config, n.Trial)
+		}
+	}
+	back := func() {
+		t.Helper()
+		await(t, "static", "192.168.77.9/32")
+		run(t, "ip netns exec lan ping -c 1 -W 5 192.168.77.9")
+		if n := get(t); n.Trial != nil {
+			t.Errorf("a trial is over, and still there: %+v", n.Trial)
+		}
+	}
+	for _, bad := range []string{`{"interfaces":{"*":{"addresses":["192.168.77.0/24"]}}}`, `{`} {
+		if code, body := do(t, "PUT", "trial", bad); code != 422 {
+			t.Errorf("%s: %d %s", bad, code, body)
+		}
+	}
+	if code, _ := do(t, "POST", "keep", ""); code != http.StatusConflict {
+		t.Errorf("keep nothing: %d", code)
+	}
+	try()
+	back() // by itself
+	try()
+	if code, _ := do(t, "DELETE", "trial", ""); code != http.StatusNoContent {
+		t.Errorf("back at once: %d", code)
+	}
+	back()
+
+	try()
+	if code, body := do(t, "POST", "keep", ""); code != http.StatusNoContent {
+		t.Errorf("keep: %d %s", code, body)
+	}
+	time.Sleep(labTrial) // nothing may come of it
+	if n := get(t); n.Trial != nil || n.Config.Interfaces["*"].Addresses[0].String() != "192.168.77.10/24" {
+		t.Errorf("kept: %+v", n)
+	}
+	await(t, "static", "192.168.77.10/32")
+	before, err := os.ReadFile("/run/state/config.json")
+	if err != nil || !strings.Contains(string(before), "192.168.77.10") {
+		t.Errorf("saved: %s, %v", before, err)
+	}
+	if code, body := do(t, "PUT", "name", `{"name":"attic"}`); code != http.StatusNoContent {
+		t.Errorf("name: %d %s", code, body)
+	}
+	for _, bad := range []string{`{"name":"a.b"}`, `{"name":""}`, `{"name":"-a"}`, "attic"} {
+		if code, _ := do(t, "PUT", "name", bad); code != 422 {
+			t.Errorf("%s: %d", bad, code)
+		}
+	}
+	if code, body := put(t, `{}`); code != http.StatusNoContent {
+		t.Errorf("back to DHCP: %d %s", code, body)
+	}
+	await(t, "dhcp", "192.168.77.0/24")
+	if leases, err := os.ReadFile("/run/leases"); err != nil || !strings.Contains(string(leases), " attic ") {
+		t.Errorf("the DHCP server was not told the name: %s, %v", leases, err)
+	}
+	if code, body := put(t, `{"interfaces":{"*":{"addresses":["192.168.77.9/24"],"gateway":"192.168.77.1","dns":["192.168.77.1"]}},"ntp":["ntp.lab.test"]}`); code != http.StatusNoContent {
+		t.Errorf("the configuration before: %d %s", code, body)
+	}
+	back()
+	try() // and crash
 }
 
 // inLAN runs a program in the network behind the box's cable until the test ends.

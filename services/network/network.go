@@ -2,14 +2,19 @@
 // hardware/network and hardware/clock and answers for both on its unix socket.
 //
 //	GET /v1/network         the state, as api.Network
-//	PUT /v1/network/config  replaces the owner's configuration, an api.NetConfig; answers 204, or 403 to who may only ask
+//	PUT /v1/network/config  replaces the owner's configuration, an api.NetConfig, and ends a trial
+//	PUT /v1/network/trial   uses a configuration for api.TrialTime, or until the process ends, and then the one before
+//	POST /v1/network/keep   keeps the one that is tried; 409 without one
+//	DELETE /v1/network/trial  ends a trial at once
+//	PUT /v1/network/name    tells DHCP servers another host name, an api.NameRequest, from the next request on
 //
-// A refused configuration is answered with an api.Problem whose detail begins with the path of the wrong field; the
+// Changes are answered with 204, or 403 to who may only ask. A refused configuration is answered with an api.Problem whose detail begins with the path of the wrong field; the
 // one before stays. State directory: config.json, leases.json, clock.json. Runtime directory: resolv.conf, to which
 // /etc/resolv.conf is a link.
 package network
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +54,7 @@ type Config struct {
 	Peers   []uint32          // uids that may ask, beside root
 	Setters []uint32          // those of them that may change the configuration
 	Clock   discipline.Kernel // nil means the machine's
+	Trial   time.Duration     // how long a configuration is tried; 0 means api.TrialTime
 }
 
 // service is one run.
@@ -58,10 +64,13 @@ type service struct {
 	net    *hwnet.Manager
 	clock  *discipline.Clock
 	status func(string)
+	tryFor time.Duration
 
 	put    sync.Mutex // one change at a time
 	mu     sync.Mutex // never held while the manager's loop is waited for
+	host   string     // name that DHCP servers are told
 	config api.NetConfig
+	trial  *trial // nil while none is tried
 	online bool
 	dns    []netip.Addr
 }
@@ -76,7 +85,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s := &service{log: env.Log, dir: env.StateDir, status: env.Status}
+	s := &service{log: env.Log, dir: env.StateDir, status: env.Status, host: hostname(), tryFor: cmp.Or(cfg.Trial, api.TrialTime)}
 	s.config = s.load()
 	in := func(dir, name string) string {
 		if dir == "" {
@@ -85,7 +94,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		return filepath.Join(dir, name)
 	}
 	s.net = hwnet.New(kernel, hwnet.Options{
-		Log: env.Log, Config: toHardware(s.config), Hostname: hostname,
+		Log: env.Log, Config: toHardware(s.config), Hostname: s.hostname,
 		Resolv: in(env.RuntimeDir, "resolv.conf"), Leases: in(env.StateDir, "leases.json"), Changed: s.changed,
 	})
 	if cfg.Clock == nil {
@@ -130,10 +139,28 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 func (s *service) healthy(ctx context.Context) error {
 	s.put.Lock()
 	defer s.put.Unlock()
+	return s.apply(ctx)
+}
+
+// apply uses the configuration that counts now.
+func (s *service) apply(ctx context.Context) error {
+	return s.net.Configure(ctx, toHardware(s.current()))
+}
+
+// current is the configuration that counts now.
+func (s *service) current() api.NetConfig {
 	s.mu.Lock()
-	c := toHardware(s.config)
-	s.mu.Unlock()
-	return s.net.Configure(ctx, c)
+	defer s.mu.Unlock()
+	if s.trial != nil {
+		return s.trial.config
+	}
+	return s.config
+}
+
+func (s *service) hostname() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.host
 }
 
 // changed tells the supervisor, and the clock once the network came up. It runs in the manager's loop.
@@ -180,10 +207,7 @@ func built(path string) time.Time {
 }
 
 func (s *service) ntpServers() ([]string, bool) {
-	s.mu.Lock()
-	chosen := s.config.NTP
-	s.mu.Unlock()
-	if len(chosen) > 0 {
+	if chosen := s.current().NTP; len(chosen) > 0 {
 		return chosen, true
 	}
 	names := append([]string(nil), defaultNTP...)
@@ -221,7 +245,12 @@ func (s *service) handler(setters ...uint32) http.Handler {
 	mux.HandleFunc("GET /v1/network", func(w http.ResponseWriter, _ *http.Request) {
 		daemon.WriteJSON(w, http.StatusOK, s.state())
 	})
-	mux.HandleFunc("PUT /v1/network/config", daemon.OnlyPeers(s.putConfig, setters...))
+	for pattern, h := range map[string]http.HandlerFunc{
+		"PUT /v1/network/config": s.putConfig, "PUT /v1/network/trial": s.putTrial, "POST /v1/network/keep": s.keepTrial,
+		"DELETE /v1/network/trial": s.endTrial, "PUT /v1/network/name": s.putName,
+	} {
+		mux.HandleFunc(pattern, daemon.OnlyPeers(h, setters...))
+	}
 	return mux
 }
 
@@ -229,6 +258,9 @@ func (s *service) state() api.Network {
 	st := s.net.Status()
 	s.mu.Lock()
 	n := api.Network{Interfaces: []api.Interface{}, DNS: st.DNS, Config: s.config}
+	if t := s.trial; t != nil {
+		n.Trial = &api.Trial{LeftMS: max(0, time.Until(t.until).Milliseconds()), Config: t.config}
+	}
 	s.mu.Unlock()
 	if n.DNS == nil {
 		n.DNS = []netip.Addr{}
@@ -267,37 +299,6 @@ func toHardware(c api.NetConfig) hwnet.Config {
 		out.Interfaces[name] = hwnet.Static{Addresses: i.Addresses, Gateway: i.Gateway, DNS: i.DNS}
 	}
 	return out
-}
-
-func (s *service) putConfig(w http.ResponseWriter, r *http.Request) {
-	c, err := decodeConfig(r.Body)
-	if err != nil {
-		detail := err.Error()
-		var ce *hwnet.ConfigError
-		if errors.As(err, &ce) && ce.Path == "" {
-			detail = ce.Text
-		}
-		problem(w, http.StatusUnprocessableEntity, "These network settings can't be used; the ones before stay.", detail)
-		return
-	}
-	s.put.Lock()
-	defer s.put.Unlock()
-	if err := s.save(c); err != nil {
-		s.log.Error("can't save the network settings", "err", err)
-		problem(w, http.StatusInternalServerError, "Croft couldn't save the network settings; the ones before stay.",
-			"The card may be full or damaged. Free some space and try again.")
-		return
-	}
-	s.mu.Lock()
-	s.config = c
-	s.mu.Unlock()
-	if err := s.net.Configure(r.Context(), toHardware(c)); err != nil {
-		problem(w, http.StatusServiceUnavailable, "The network settings are saved, but not yet in use.",
-			"They will be within a minute.") // healthy applies them
-		return
-	}
-	s.clock.Poke()
-	w.WriteHeader(http.StatusNoContent)
 }
 
 func problem(w http.ResponseWriter, status int, title, detail string) {
