@@ -31,6 +31,7 @@ func runCore(ctx context.Context, env *daemon.Env) error {
 func runDiscovery(ctx context.Context, env *daemon.Env) error {
 	return discovery.Run(ctx, env, discovery.Config{
 		Peers:   []uint32{world.UIDCore, world.UIDGateway},
+		Setters: []uint32{world.UIDCore},
 		ID:      os.Getenv("CROFT_ID"),
 		Version: os.Getenv("CROFT_VERSION"),
 	})

@@ -22,6 +22,7 @@ package discovery
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -41,11 +42,13 @@ import (
 // Config is what the service cannot know by itself.
 type Config struct {
 	Peers   []uint32 // uids that may ask for the status
+	Setters []uint32 // those of them that may change the name
 	ID      string   // of the box, announced; may be empty
 	Version string   // running release, announced
 }
 
-// Run runs the service until ctx ends. It answers GET /v1/discovery on the listener "discovery".
+// Run runs the service until ctx ends. On the listener "discovery" it answers GET /v1/discovery, and PUT
+// /v1/discovery/name with an api.NameRequest: the box says goodbye to the name that it has and takes another one.
 func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -58,6 +61,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		services: newServices(env.Log, cfg.ID, cfg.Version),
 		pings:    make(chan chan struct{}),
 		again:    make(chan struct{}, 1),
+		names:    make(chan string),
 	}
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	s.responder = newResponder(hostLabel(hostname), env.Log, random, onMachine, s.sockets.send)
@@ -73,6 +77,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		mux.HandleFunc("GET /v1/discovery", func(w http.ResponseWriter, _ *http.Request) {
 			daemon.WriteJSON(w, http.StatusOK, s.status.Load())
 		})
+		mux.HandleFunc("PUT /v1/discovery/name", daemon.OnlyPeers(s.putName, cfg.Setters...))
 		go func() {
 			if err := daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Peers...), mux); err != nil {
 				ended <- fmt.Errorf("answer on the status socket: %w", err)
@@ -105,6 +110,7 @@ type service struct {
 	services  *services
 	pings     chan chan struct{}
 	again     chan struct{} // asks for another look at the interfaces
+	names     chan string   // asks for another name
 	status    atomic.Pointer[api.Discovery]
 	ready     bool
 	last      target // what services was told
@@ -136,6 +142,8 @@ func (s *service) loop(ctx context.Context, ifaces <-chan []iface, ended <-chan 
 		case <-timer.C:
 		case reply := <-s.pings:
 			close(reply)
+		case name := <-s.names:
+			s.responder.want(time.Now(), name)
 		}
 		s.responder.tick(time.Now())
 		s.publish()
@@ -144,6 +152,20 @@ func (s *service) loop(ctx context.Context, ifaces <-chan []iface, ended <-chan 
 		} else {
 			timer.Reset(time.Until(next))
 		}
+	}
+}
+
+func (s *service) putName(w http.ResponseWriter, r *http.Request) {
+	var req api.NameRequest
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&req)
+	if name := strings.ToLower(req.Name); err != nil || hostLabel(name) != name {
+		http.Error(w, "not one label of a host name", http.StatusUnprocessableEntity)
+		return
+	}
+	select {
+	case s.names <- strings.ToLower(req.Name):
+		w.WriteHeader(http.StatusNoContent)
+	case <-r.Context().Done():
 	}
 }
 

@@ -714,6 +714,69 @@ func TestLabNameTaken(t *testing.T) {
 	box.croft("croft").becomes("announced", "croft")
 }
 
+// TestLabRename gives the box another name, one that is taken, and the first one again. The old name and the services under
+// it are gone at once.
+func TestLabRename(t *testing.T) {
+	l := newLab(t)
+	lan := l.lan("lan")
+	box := l.host("box", lan, "10.77.0.1/24", "fd77::1/64")
+	laptop := l.host("laptop", lan, "10.77.0.2/24", "fd77::2/64")
+	a := laptop.avahi("shed")
+	c := box.croft("croft")
+	c.becomes("announced", "croft")
+	a.resolves("-4", "croft.local", "10.77.0.1")
+	put := func(name string, want int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "PUT", "http://discovery/v1/discovery/name", strings.NewReader(`{"name":"`+name+`"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("name %q: status %d", name, resp.StatusCode)
+		}
+	}
+	for _, bad := range []string{"", "a.b", "-a", "ä", strings.Repeat("x", 64), "localhost"} {
+		put(bad, http.StatusUnprocessableEntity)
+	}
+	put("Croft", http.StatusNoContent) // which it has
+	if d := c.becomes("announced", "croft"); d.Conflict != "" {
+		t.Errorf("status %+v", d)
+	}
+	wire := laptop.listen("eth0")
+	put("Attic", http.StatusNoContent)
+	if d := c.becomes("announced", "attic"); d.Wanted != "attic" || d.Conflict != "" {
+		t.Errorf("status %+v", d)
+	}
+	a.resolves("-4", "attic.local", "10.77.0.1")
+	a.resolves("-6", "attic.local", "fd77::1")
+	eventually(t, func() error {
+		if got := a.names("_croft._tcp"); !slices.Equal(got, []string{"attic"}) {
+			return fmt.Errorf("services %v", got)
+		}
+		return nil
+	})
+	if !wire.heard(goodbyeFor("croft.local.", a4("10.77.0.1"))) {
+		t.Error("no goodbye to the old name")
+	}
+	if out, err := a.resolve("-4", "croft.local"); err == nil {
+		t.Errorf("the old name is still answered for: %s", out)
+	}
+	put("shed", http.StatusNoContent)
+	if d := c.becomes("announced", "shed-2"); d.Wanted != "shed" || d.Conflict == "" {
+		t.Errorf("status %+v", d)
+	}
+	put("croft", http.StatusNoContent)
+	if d := c.becomes("announced", "croft"); d.Conflict != "" {
+		t.Errorf("status %+v", d)
+	}
+	a.resolves("-4", "croft.local", "10.77.0.1")
+}
+
 func TestLabDefend(t *testing.T) {
 	l := newLab(t)
 	lan := l.lan("lan")

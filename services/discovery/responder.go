@@ -497,6 +497,26 @@ func (r *responder) rename(now time.Time, src netip.Addr) {
 	}
 }
 
+// want gives the box another name. What it has now is said goodbye to, and the new one is probed for everywhere.
+func (r *responder) want(now time.Time, label string) {
+	if label == r.wanted {
+		return
+	}
+	for _, p := range r.paths {
+		if p.state == announced {
+			r.multicast(p, outgoing{response: true, answers: p.link.addresses()})
+		}
+	}
+	r.log.Info("the box gets another name", "old", r.wanted, "new", label)
+	r.wanted, r.tries, r.conflict, r.conflicts = label, 1, "", nil
+	r.setName(label)
+	at := r.firstProbe(now)
+	for _, p := range r.paths {
+		p.reset(at)
+		p.link.refreshAt = time.Time{}
+	}
+}
+
 // tieBreak compares what somebody else who is probing for our name wants to publish with our own, section 8.2. The
 // lexicographically later set wins; the loser waits and asks again, by when the winner answers. All paths of the
 // interface wait, lest each side wins one family.
