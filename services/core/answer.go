@@ -147,7 +147,7 @@ func writePage[T any](w http.ResponseWriter, r *http.Request, items []T, key fun
 	for after != "" && len(items) > 0 && key(items[0]) <= string(from) {
 		items = items[1:]
 	}
-	l := api.List[T]{Items: slices.Concat([]T{}, items)}
+	l := api.List[T]{Items: append([]T{}, items...)} // never null
 	if len(items) > limit {
 		l.Items = items[:limit]
 		l.Next = base64.RawURLEncoding.EncodeToString([]byte(key(items[limit-1])))

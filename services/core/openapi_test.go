@@ -37,7 +37,9 @@ var contract = sync.OnceValues(func() (validator.Validator, error) {
 	}
 	// Strict: a field of an answer that the document does not name is an error.
 	v, errs := validator.NewValidator(doc, config.WithFormatAssertions(), config.WithoutSecurityValidation(), config.WithStrictMode(),
-		config.WithStrictIgnoredHeadersExtra(everywhere...))
+		config.WithStrictIgnoredHeadersExtra(everywhere...),
+		// It does not see what additionalProperties with a schema allows.
+		config.WithStrictIgnorePaths("$.body.**.args.*", "$.body.**.interfaces.*", "$.body.**.fields.*"))
 	if len(errs) > 0 {
 		return nil, errs[0]
 	}
@@ -88,7 +90,8 @@ func (rec *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	what := fmt.Sprintf("%s %s: %s", r.Method, r.URL.Path, resp.Status)
-	if op, _ := operationOf(r.Method, r.URL.EscapedPath()); op == nil {
+	op, _ := operationOf(r.Method, r.URL.EscapedPath())
+	if op == nil {
 		if resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusMethodNotAllowed {
 			rec.t.Errorf("%s, but the document does not know it", what)
 		}
@@ -101,6 +104,9 @@ func (rec *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
 		if ok, errs := v.ValidateHttpRequestSync(asked); !ok {
 			rec.t.Errorf("%s, but the document does not allow that request: %s%s", what, sent, failures(errs))
 		}
+	}
+	if op.ID == "openapi" { // TestOpenAPIServed looks at it
+		return resp, nil
 	}
 	if t := resp.Header.Get("Content-Type"); t == "text/event-stream" || t == "application/zip" {
 		if want := documented(r.Method, r.URL.EscapedPath(), resp.StatusCode); want != t {
@@ -117,7 +123,7 @@ func (rec *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
 	check.Body = io.NopCloser(bytes.NewReader(b))
 	asked.Body = io.NopCloser(bytes.NewReader(sent))
 	if ok, errs := v.ValidateHttpResponse(asked, &check); !ok {
-		rec.t.Errorf("%s, not as documented: %s%s", what, b, failures(errs))
+		rec.t.Errorf("%s, not as documented: %.300s%s", what, b, failures(errs))
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(b))
 	return resp, nil
