@@ -236,10 +236,10 @@ func TestLook(t *testing.T) {
 	if got := look(file(mib)); got != "nothing that is known" {
 		t.Errorf("zeros: %s", got)
 	}
-	if got := look(image(t, "mbr.img")); !strings.HasPrefix(got, `a Croft (FAT32 "CROFT" 67 MB, FAT32 "CROFT" 67 MB, unknown 8 MB, unknown 8 MB, `) {
+	if got := look(image(t, "mbr.img")); !strings.HasPrefix(got, `a Croft (FAT32 "CROFT" 38 MB, FAT32 "CROFT" 38 MB, unknown 8 MB, unknown 8 MB, `) {
 		t.Errorf("MBR image: %s", got)
 	}
-	if got := look(image(t, "gpt.img")); !strings.HasPrefix(got, `a Croft (FAT32 "CROFT" 67 MB, unknown 8 MB, `) {
+	if got := look(image(t, "gpt.img")); !strings.HasPrefix(got, `a Croft (FAT32 "CROFT" 38 MB, unknown 8 MB, `) {
 		t.Errorf("GPT image: %s", got)
 	}
 }

@@ -16,11 +16,12 @@ import (
 
 // Exit codes of all commands.
 const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2   // the arguments make no sense
-	exitNo     = 3   // the person said no, or the box did: it does not allow it
-	exitAbort  = 130 // Ctrl-C, as shells have it
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2   // the arguments make no sense
+	exitNo       = 3   // the person said no, or the box did: it does not allow it
+	exitNeedsYou = 4   // the box is not well
+	exitAbort    = 130 // Ctrl-C, as shells have it
 )
 
 // stdio is what a command reads and writes.
@@ -41,10 +42,10 @@ var commands = []command{
 	{"build", "[--board ID]", "build the image of a board from this source", build},
 	{"flash", "IMAGE [DRIVE]", "put an image onto a card or stick; without a drive, list them", flashCommand},
 	{"find", "", "list the boxes on this network", find},
-	// {"status", "", "say how a box is", boxCommand(status)},
-	// {"logs", "[-f]", "read a box's logs", boxCommand(logs)},
-	// {"config", "get|check|put|changes|undo", "read and change a box's configuration", boxCommand(config)},
-	// {"restart", "SERVICE|--box", "restart a service, or the box", boxCommand(restart)},
+	{"status", "", "say how a box is", boxCommand("status", "status", 0, 0, statusCommand)},
+	{"logs", "[-f]", "read a box's logs", boxCommand("logs", "logs [-f]", 0, 0, logsCommand)},
+	{"config", "VERB", "read and change a box's configuration", boxCommand("config", configIntro, 1, 2, configCommand)},
+	{"restart", "SERVICE", "restart a service, or with --whole-box the box", boxCommand("restart", "restart SERVICE | --whole-box", 0, 1, restartCommand)},
 }
 
 // run runs one command and returns its exit code.
