@@ -1,6 +1,8 @@
 package browser
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,12 +77,12 @@ type server struct {
 	url, secure   string // for the browser: plain and over TLS
 	addr, control string // for others
 
-	mu      sync.Mutex
-	state   string
-	sys     *api.System
-	net     *api.Network
-	disc    *api.Discovery
-	rescues []api.RescueRequest
+	began time.Time
+	reset func() // makes it a box that nobody has claimed
+
+	mu    sync.Mutex
+	state string
+	neighbours
 }
 
 func start(t *testing.T) *server {
@@ -103,26 +105,55 @@ func start(t *testing.T) *server {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	env := func(name string) *daemon.Env {
 		return &daemon.Env{
-			Name: name, Log: log.With("service", name), StateDir: dir, SocketDir: dir, Notify: func(string) {},
+			Name: name, Log: log.With("service", name), StateDir: filepath.Join(dir, "state"), SocketDir: dir, Notify: func(string) {},
 			Listeners: map[string]net.Listener{name: listen(name)},
 		}
 	}
 
-	s := &server{}
-	if err := s.set("well"); err != nil {
+	s := &server{began: time.Now()}
+	if err := s.fresh("well"); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"init", "network", "discovery"} {
 		l := listen(name)
 		wg.Go(func() { daemon.Serve(ctx, l, http.HandlerFunc(s.fake)) })
 	}
+	if err := os.Mkdir(filepath.Join(dir, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	me := uint32(os.Getuid())
 	ce, we := env("core"), env("webui")
-	wg.Go(func() {
-		if err := core.Run(ctx, ce, core.Config{GatewayUID: me, WebUIUID: me}); err != nil {
+	licences := filepath.Join(dir, "licences.json.gz")
+	if err := writeLicences(licences); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() {}
+	run := func() {
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		stop = func() { cancel(); <-done }
+		wg.Go(func() {
+			defer close(done)
+			if err := core.Run(ctx, ce, core.Config{GatewayUID: me, WebUIUID: me, Licences: licences}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	run()
+	s.reset = func() {
+		stop()
+		ce.Listeners["core"].Close()
+		for _, name := range []string{"core.sock", "state"} {
+			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := os.Mkdir(ce.StateDir, 0o700); err != nil {
 			t.Error(err)
 		}
-	})
+		ce.Listeners["core"] = listen("core")
+		run()
+	}
 	wg.Go(func() {
 		if err := webui.Run(ctx, webui.Config{
 			Log: we.Log, Listener: we.Listeners["webui"], API: &http.Client{Transport: s.core(we)}, Ready: we.Ready, Watch: we.Watch,
@@ -200,10 +231,15 @@ func start(t *testing.T) *server {
 			for _, l := range ge.Listeners {
 				l.(*cable).pull(r.FormValue("on") == "yes")
 			}
-		case "/rescues":
+		case "/fresh": // a box out of the shop
+			s.reset()
+			if err := s.set("well"); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		case "/told":
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			daemon.WriteJSON(w, http.StatusOK, s.rescues)
+			daemon.WriteJSON(w, http.StatusOK, s.told)
 		default:
 			http.NotFound(w, r)
 		}
@@ -271,15 +307,23 @@ func (p *plugged) Close() error {
 	return p.Conn.Close()
 }
 
+// set brings the box into a state, as if it had just started; who owns it stays.
 func (s *server) set(name string) error {
-	sys, network, disc, err := state(name)
-	if err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state, s.sys, s.net, s.disc, s.rescues = name, sys, network, disc, nil
-	return nil
+	s.state = name
+	return s.fresh(name)
+}
+
+// writeLicences makes a list of software as the image has it.
+func writeLicences(path string) error {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	err := json.NewEncoder(z).Encode([]api.Component{
+		{Name: "github.com/quic-go/quic-go", Version: "v0.65.0", Licence: "MIT", Text: "MIT License\n\nCopyright (c) 2016 the quic-go authors"},
+		{Name: "Linux", Version: "6.18", Licence: "GPL-2.0-only WITH Linux-syscall-note", Text: "GNU GENERAL PUBLIC LICENSE\nVersion 2, June 1991"},
+	})
+	return errors.Join(err, z.Close(), os.WriteFile(path, b.Bytes(), 0o600))
 }
 
 // States in which a process has not started yet.
@@ -308,42 +352,3 @@ func (s *server) core(env *daemon.Env) http.RoundTripper {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// fake answers for PID 1, the network service and discovery.
-func (s *server) fake(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var v any
-	switch r.Method + " " + r.URL.Path {
-	case "GET /v1/system":
-		v = s.sys
-	case "GET /v1/claim":
-		v = api.Claim{Code: claimCode}
-	case "GET /v1/network":
-		if s.net != nil {
-			v = s.net
-		}
-	case "GET /v1/discovery":
-		if s.disc != nil {
-			v = s.disc
-		}
-	case "POST /v1/rescue":
-		var req api.RescueRequest
-		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		s.rescues = append(s.rescues, req)
-		sys := *s.sys
-		busy := *sys.Rescue
-		busy.Busy, busy.Progress, sys.Rescue = req.Action, 0.05, &busy
-		s.sys = &sys
-		w.WriteHeader(http.StatusAccepted)
-		return
-	}
-	if v == nil {
-		http.Error(w, "not now", http.StatusServiceUnavailable)
-		return
-	}
-	daemon.WriteJSON(w, http.StatusOK, v)
-}

@@ -9,8 +9,8 @@ import (
 	"github.com/croft-os/croft/services/api"
 )
 
-// states are what a box can be like, by name. Each call makes its own, so that a test may change it.
-func state(name string) (*api.System, *api.Network, *api.Discovery, error) {
+// stateOf returns what a box can be like, by name. Each call makes its own, so that a test may change it.
+func stateOf(name string) (*api.System, *api.Network, *api.Discovery, error) {
 	s, n, d := well()
 	service := func(name string) *api.Service {
 		i := slices.IndexFunc(s.Services, func(v api.Service) bool { return v.Name == name })
