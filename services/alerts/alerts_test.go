@@ -130,17 +130,21 @@ func TestRules(t *testing.T) {
 	}{
 		{"disk-nearly-full", disk(10), disk(9.9), disk(11.9), disk(12.1), ""},
 		{"disk-full", disk(2.1), disk(1.9), disk(2.9), disk(13), ""},
-		{"disk-full", nil, func(b *api.Box) { *b.System.Vitals.Data = api.Disk{Size: 100 << 20, Free: 49 << 20} },
+		{
+			"disk-full", nil, func(b *api.Box) { *b.System.Vitals.Data = api.Disk{Size: 100 << 20, Free: 49 << 20} },
 			func(b *api.Box) { *b.System.Vitals.Data = api.Disk{Size: 100 << 20, Free: 74 << 20} },
-			func(b *api.Box) { *b.System.Vitals.Data = api.Disk{Size: 100 << 20, Free: 76 << 20} }, ""},
+			func(b *api.Box) { *b.System.Vitals.Data = api.Disk{Size: 100 << 20, Free: 76 << 20} }, "",
+		},
 		{"disk-read-only", nil, func(b *api.Box) { b.System.Vitals.Data.ReadOnly = true }, nil, nil, ""},
 		{"storage-errors", gap("watchdog"), gap("data-errors"), nil, nil, ""},
 		{"restarted-unhealthy", nil, gap("restarts"), nil, nil, ""},
 		{"hot", temp(79.9), temp(80), temp(75), temp(74.9), ""},
 		{"under-voltage", nil, func(b *api.Box) { low := true; b.System.Vitals.UnderVoltage = &low }, nil, nil, ""},
 		{"crash-loop", state(api.StateBackoff), state(api.StateCrashing), state(api.StateFailed), state(api.StateRunning), "gateway"},
-		{"out-of-memory", func(b *api.Box) { b.System.Services[0].Restarts = 1; b.System.Services[0].LastExit = "exit status 1" },
-			func(b *api.Box) { b.System.Services[1].Restarts = 3 }, nil, func(b *api.Box) { b.System.Services[1].Restarts = 3 }, "gateway"},
+		{
+			"out-of-memory", func(b *api.Box) { b.System.Services[0].Restarts = 1; b.System.Services[0].LastExit = "exit status 1" },
+			func(b *api.Box) { b.System.Services[1].Restarts = 3 }, nil, func(b *api.Box) { b.System.Services[1].Restarts = 3 }, "gateway",
+		},
 		{"state-restored", notice("state-full"), notice("state-restored"), nil, nil, ""},
 		{"state-replaced", nil, notice("state-replaced"), nil, nil, ""},
 	} {
