@@ -94,8 +94,8 @@ func TestClaimText(t *testing.T) {
 		{"ABCD-EFGH", true, "Rescue code of this Croft: ABCD-EFGH"},
 		{"", false, "no longer valid"},
 	} {
-		b := claimText(tc.code, tc.rescue)
-		if len(b) != 512 || !strings.Contains(string(b), tc.want) {
+		b := claimText(tc.code, strings.Repeat("n", 63), tc.rescue)
+		if len(b) != 512 || !strings.Contains(string(b), tc.want) || tc.code != "" && !strings.Contains(string(b), "type in the code.\r\n") {
 			t.Errorf("%d bytes: %q", len(b), b)
 		}
 		if got := codeIn(b); got != tc.code {

@@ -13,7 +13,7 @@ import (
 const claimFile = "croft.txt"
 
 // claimText fills the sector with the claim code, or with the code that rescue mode asks for; "" says that it is void.
-func claimText(code string, rescue bool) []byte {
+func claimText(code, name string, rescue bool) []byte {
 	text := "This Croft has an owner. The claim code is no longer valid.\r\n"
 	if code != "" {
 		what := "Claim code"
@@ -21,7 +21,7 @@ func claimText(code string, rescue bool) []byte {
 			what = "This Croft can't use its data and is in rescue mode.\r\nRescue code"
 		}
 		text = what + " of this Croft: " + code + "\r\n\r\n" +
-			"Plug the box into your router, open http://croft.local on your phone\r\n" +
+			"Plug the box into your router, open http://" + name + ".local on your phone\r\n" +
 			"(or the address on the box's screen) and type in the code.\r\n"
 	}
 	b := bytes.Repeat([]byte{' '}, layout.SectorSize)
@@ -44,14 +44,14 @@ var codeRE = regexp.MustCompile(`code of this Croft: ([0-9A-HJKMNP-TV-Z]{4}-[0-9
 // the one that counts, so that the owner of a box without a screen can read it on a computer and put the card back.
 func (b *Box) showCode() (note string, err error) {
 	if !b.inRescue() {
-		return b.writeClaimFile(b.claimCode(), false)
+		return b.writeClaimFile()
 	}
 	code, note, err := b.rescueCode()
 	b.mu.Lock()
 	b.ident.Claim = code
 	b.mu.Unlock()
 	if err == nil && note == "" {
-		note, err = b.writeClaimFile(code, true)
+		note, err = b.writeClaimFile()
 	}
 	return note, err
 }
@@ -68,12 +68,13 @@ func (b *Box) rescueCode() (code, note string, err error) {
 	return newClaimCode(), "", nil
 }
 
-func (b *Box) writeClaimFile(code string, rescue bool) (note string, err error) {
+// writeClaimFile brings the claim file in step with the box.
+func (b *Box) writeClaimFile() (note string, err error) {
 	old, err := b.readOwnerFile(claimFile, maxOwnerFile)
 	if err != nil {
 		return "", err
 	}
-	text := claimText(code, rescue)
+	text := claimText(b.claimCode(), b.name(), b.inRescue())
 	if bytes.HasPrefix(old, text) {
 		return "unchanged", nil
 	}

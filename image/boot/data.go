@@ -141,6 +141,7 @@ func (b *Box) tryData(wait time.Duration) (note string, err error) {
 		if err := unix.Unmount(dataDir, 0); err != nil {
 			return note, fmt.Errorf("unmount: %w", err)
 		}
+		keep = true // what is mounted from now on is the new one
 		if err := b.erase(p); err != nil {
 			return note, err
 		}
@@ -284,7 +285,7 @@ func (b *Box) voidClaim() error {
 	if err := b.change(func(id *identity) { id.Claim = "" }); err != nil || b.inRescue() {
 		return err
 	}
-	if _, err := b.writeClaimFile("", false); err != nil {
+	if _, err := b.writeClaimFile(); err != nil {
 		b.log.Warn("the claim code still stands in "+claimFile, "err", err)
 	}
 	return nil

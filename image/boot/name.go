@@ -43,5 +43,8 @@ func (b *Box) rename(name string) error {
 	if err := b.setHostname([]byte(name)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
+	if _, err := b.writeClaimFile(); err != nil {
+		b.log.Warn("the old name still stands in "+claimFile, "err", err)
+	}
 	return nil
 }

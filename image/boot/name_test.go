@@ -9,8 +9,8 @@ import (
 )
 
 func TestName(t *testing.T) {
-	dir := t.TempDir()
-	b := boxOn(t, dir, "/nonexistent")
+	dir, path := t.TempDir(), card(t, map[string]string{claimFile: strings.Repeat(" ", 512)})
+	b := boxOn(t, dir, path)
 	var set []string
 	b.setHostname = func(n []byte) error { set = append(set, string(n)); return nil }
 	h := b.control(context.Background())
@@ -29,6 +29,9 @@ func TestName(t *testing.T) {
 	}
 	if code := put("Attic-2"); code != http.StatusNoContent || strings.Join(set, ",") != "attic-2" {
 		t.Errorf("%d, set %q", code, set)
+	}
+	if text := tool(t, "mtype", "-i", path, "::"+claimFile); !strings.Contains(text, "http://attic-2.local ") || !strings.Contains(text, "0000-0000") {
+		t.Errorf("the file for the owner's computer: %q", text)
 	}
 	again := boxOn(t, dir, "/nonexistent")
 	if again.name() != "attic-2" || again.System().Name != "attic-2" || again.claimCode() != "0000-0000" {
