@@ -244,8 +244,12 @@ var (
 
 // wrk loads url over HTTP/1.1 with connections kept open, and returns requests/s and the 99th percentile in ms.
 func wrk(ctx context.Context, url string, d time.Duration) (rate, p99 float64, err error) {
-	out, err := exec.CommandContext(ctx, "wrk", "-t1", "-c"+strconv.Itoa(h1Conns), "-d"+strconv.Itoa(max(1, int(d.Seconds())))+"s",
-		"--latency", url).CombinedOutput()
+	return wrkWith(ctx, url, d)
+}
+
+func wrkWith(ctx context.Context, url string, d time.Duration, options ...string) (rate, p99 float64, err error) {
+	args := append([]string{"-t1", "-c" + strconv.Itoa(h1Conns), "-d" + strconv.Itoa(max(1, int(d.Seconds()))) + "s", "--latency"}, options...)
+	out, err := exec.CommandContext(ctx, "wrk", append(args, url)...).CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("wrk: %w: %s", err, out)
 	}
@@ -379,7 +383,15 @@ func play(role string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	dir := os.Getenv(dirEnv)
+	env := &daemon.Env{
+		Name: role, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), StateDir: dir, SocketDir: dir,
+		Listeners: map[string]net.Listener{}, Notify: func(string) {},
+	}
 	switch role {
+	case "neighbours":
+		return playNeighbours(ctx, dir)
+	case "core":
+		return playCore(ctx, env, dir)
 	case "backend":
 		l, err := net.Listen("unix", filepath.Join(dir, "webui.sock"))
 		if err != nil {
@@ -394,10 +406,6 @@ func play(role string) error {
 			w.Write(page)
 		}))
 	case "gateway":
-		env := &daemon.Env{
-			Name: "gateway", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), StateDir: dir, SocketDir: dir,
-			Listeners: map[string]net.Listener{}, Notify: func(string) {},
-		}
 		for i, name := range []string{"http", "https"} {
 			l, err := net.FileListener(os.NewFile(uintptr(3+i), name))
 			if err != nil {

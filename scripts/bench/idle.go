@@ -103,31 +103,7 @@ func setUp(ctx context.Context, vm *qemu.VM) (*box, error) {
 		client: &http.Client{Jar: jar, Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		base:   fmt.Sprintf("http://127.0.0.1:%d", port),
 	}
-	body, err := json.Marshal(api.ClaimRequest{Code: code})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := b.do(ctx, http.MethodPost, "/api/v1/claim", body, http.StatusCreated); err != nil {
-		return nil, err
-	}
-	for _, step := range []struct {
-		method, path string
-		body         any
-		want         int
-	}{
-		{http.MethodPut, "/api/v1/setup/name", api.NameRequest{Name: "croft"}, http.StatusOK},
-		{http.MethodPost, "/api/v1/setup/account", api.AccountRequest{Name: "Anna", Password: "a meadow behind the barn"}, http.StatusCreated},
-		{http.MethodPut, "/api/v1/setup/time-zone", api.ZoneRequest{TimeZone: "Europe/Berlin"}, http.StatusOK},
-		{http.MethodPost, "/api/v1/setup/done", struct{}{}, http.StatusOK},
-	} {
-		if body, err = json.Marshal(step.body); err != nil {
-			return nil, err
-		}
-		if _, err := b.do(ctx, step.method, step.path, body, step.want); err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
+	return b, b.own(ctx, code)
 }
 
 func (b *box) state(ctx context.Context) (s api.Box, err error) {

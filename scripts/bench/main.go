@@ -67,6 +67,7 @@ type section struct {
 
 var sections = []section{
 	{"gateway", benchGateway},
+	{"api", benchAPI},
 	{"size", benchSize},
 	{"boot", benchBoot},
 	{"idle", benchIdle},
