@@ -99,10 +99,8 @@ func (c catalogue) part(p string) string {
 		return c.s("box-zone.title")
 	case p == "/network/ntp":
 		return c.s("network.ntp")
-	case p == "/network/interfaces/*":
-		return c.s("network.others")
 	case strings.HasPrefix(p, "/network/interfaces/"):
-		return c.s("diff.interface", name)
+		return c.connection(name)
 	case strings.HasPrefix(p, "/people/"):
 		return c.s("diff.person", name)
 	}

@@ -336,7 +336,10 @@ func (v *visit) getTokens() {
 		if d := time.Until(t.Expires); d > 0 {
 			left = v.text.s("tokens.left", v.text.duration(d))
 		}
-		tv := tokenView{ID: t.ID, Name: t.Name, Used: v.text.seen(t.Used), Left: left}
+		tv := tokenView{ID: t.ID, Name: t.Name, Used: v.text.s("tokens.unused"), Left: left}
+		if !t.Used.IsZero() {
+			tv.Used = v.text.s("tokens.used", v.text.seen(t.Used))
+		}
 		for _, s := range t.Scopes {
 			tv.May = append(tv.May, v.text.or("scope."+s, s))
 		}

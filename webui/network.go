@@ -120,11 +120,11 @@ func (v *visit) networkPage(n *api.Network, forms []netForm, ntp string, t troub
 	}}
 	_, others := n.Config.Interfaces[everyOther]
 	for _, f := range forms {
-		cv := connectionView{Name: f.Name, Title: c.s("network.connection", f.Name), Now: c.connectionNow(n, f.Name)}
+		cv := connectionView{Name: f.Name, Title: c.connection(f.Name), Now: c.connectionNow(n, f.Name)}
 		auto := option{"dhcp", c.s("network.dhcp"), c.s("network.dhcp.text"), !f.Static}
 		switch {
 		case f.Name == everyOther:
-			cv.Title, cv.Now = c.s("network.others"), c.s("network.others.text")
+			cv.Now = c.s("network.others.text")
 		case others:
 			auto.Label, auto.Hint = c.s("network.like-others"), ""
 		}
@@ -147,6 +147,19 @@ func (v *visit) networkPage(n *api.Network, forms []netForm, ntp string, t troub
 	v.render(t.status(), v.page("network", view))
 }
 
+// connection names a connection by what an owner can point at, and as the kernel calls it.
+func (c catalogue) connection(name string) string {
+	switch {
+	case name == everyOther:
+		return c.s("network.others")
+	case strings.HasPrefix(name, "wl"):
+		return c.s("network.wifi", name)
+	case strings.HasPrefix(name, "e"):
+		return c.s("network.cable", name)
+	}
+	return c.s("network.connection", name)
+}
+
 // connectionNow says how a connection is now.
 func (c catalogue) connectionNow(n *api.Network, name string) string {
 	i := slices.IndexFunc(n.Interfaces, func(i api.Interface) bool { return i.Name == name })
@@ -154,7 +167,10 @@ func (c catalogue) connectionNow(n *api.Network, name string) string {
 		return c.s("network.absent")
 	}
 	is := n.Interfaces[i]
-	if !is.Up {
+	switch {
+	case !is.Up && strings.HasPrefix(name, "wl"):
+		return c.s("network.unconnected")
+	case !is.Up:
 		return c.s("network.unplugged")
 	}
 	var all []string

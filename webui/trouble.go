@@ -35,8 +35,11 @@ func (v *visit) trouble(p *api.Problem, err error, at map[string]string) (t trou
 			t.Problem = text
 		}
 	}
-	if field := at[path.Base(p.Type)]; field != "" {
-		t.Fields[field] = v.problem(p)
+	if name := path.Base(p.Type); at[name] == "" {
+	} else if name == "wrong-password" { // of who is signed in; what else it says is about signing in
+		t.Fields[at[name]] = v.text.s("my-password.wrong")
+	} else {
+		t.Fields[at[name]] = v.problem(p)
 	}
 	if len(t.Fields) == 0 && t.Problem == "" {
 		t.Problem = v.problem(p)

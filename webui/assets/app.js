@@ -3,15 +3,56 @@
 const body = document.body;
 const by = id => document.getElementById(id);
 
-// A claim code in the fragment (scanned from the screen of the box) leaves the history at once and goes in by itself;
-// while the box starts, it waits for the page that takes it.
-const scanned = /^#([0-9a-z]{4}-?[0-9a-z]{4})$/i.exec(location.hash);
+// A code in the fragment (scanned from the screen of the box, or from an invitation) leaves the history at once and goes
+// in by itself; while the box starts, it waits for the page that takes it.
+const scanned = /^#((?:[0-9a-z]{4}-?){2,3})$/i.exec(location.hash);
 if (scanned && body.dataset.kind !== 'starting') {
-  history.replaceState(null, '', '/');
-  if (by('code')) {
-    by('code').value = scanned[1];
-    by('code').form.requestSubmit();
+  history.replaceState(null, '', location.pathname);
+  const form = document.querySelector('[data-scan]');
+  if (form) {
+    form.elements.code.value = scanned[1];
+    form.requestSubmit();
   }
+}
+
+// A form that may be taken later goes out again.
+for (const form of document.querySelectorAll('[data-again]')) {
+  setInterval(() => { if (!document.hidden) form.requestSubmit(); }, form.dataset.again * 1000);
+}
+
+// Passwords can be looked at.
+for (const field of document.querySelectorAll('input[data-show]')) {
+  const button = document.createElement('button');
+  const show = yes => {
+    field.type = yes ? 'text' : 'password';
+    button.textContent = yes ? field.dataset.hide : field.dataset.show;
+    button.setAttribute('aria-pressed', yes);
+  };
+  button.type = 'button';
+  button.className = 'quiet';
+  button.setAttribute('aria-controls', field.id);
+  button.onclick = () => show(field.type === 'password');
+  field.form.addEventListener('submit', () => show(false));
+  field.after(button);
+  show(false);
+}
+
+// The time zone of the phone is the first guess at that of the box.
+for (const field of document.querySelectorAll('[data-zone] select')) {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (zone && field.value === 'UTC') {
+    if (![...field.options].some(o => o.value === zone)) field.add(new Option(zone.split('/').pop().replace(/_/g, ' '), zone), 0);
+    field.value = zone;
+  }
+}
+
+// Whether this device trusts the box: it does if it loads a picture over HTTPS.
+for (const says of document.querySelectorAll('[data-check]')) {
+  const picture = new Image();
+  says.textContent = says.dataset.wait;
+  picture.onload = () => { says.textContent = says.dataset.yes; };
+  picture.onerror = () => { says.textContent = says.dataset.no; };
+  picture.src = says.dataset.check + '?' + Date.now();
 }
 
 // Each form goes out once.
@@ -20,7 +61,8 @@ addEventListener('pageshow', e => { if (e.persisted) location.reload(); });
 
 // A box that starts is asked until its page is there.
 if (body.dataset.kind === 'starting') {
-  const ask = () => fetch('/', {cache: 'no-store'}).then(r => r.ok ? location.reload() : wait(), () => wait());
+  const again = () => location.hash ? location.reload() : location.replace(location.href);
+  const ask = () => fetch('/', {cache: 'no-store'}).then(r => r.ok ? again() : wait(), () => wait());
   const wait = () => setTimeout(ask, 2000);
   wait();
 }
@@ -29,7 +71,9 @@ if (body.dataset.kind === 'starting') {
 function localTimes(root) {
   for (const t of root.querySelectorAll('time[datetime]')) {
     const d = new Date(t.dateTime);
-    if (!isNaN(d)) t.textContent = d.toLocaleString([], {dateStyle: 'medium', timeStyle: 'short'});
+    if (isNaN(d)) continue;
+    const precise = 'precise' in t.dataset; // a line of the logs
+    t.textContent = d.toLocaleString([], precise ? {dateStyle: 'short', timeStyle: 'medium'} : {dateStyle: 'medium', timeStyle: 'short'});
   }
 }
 localTimes(document);
@@ -49,10 +93,12 @@ function morph(a, b) {
   from.forEach((n, i) => to[i] ? morph(to[i], n) : a.append(n));
 }
 
-// The box page follows the box.
-if (body.dataset.kind === 'box') {
-  const offline = by('offline');
-  let stream, heard = Date.now(), wait = 1000, timer;
+// Pages that follow the box say so with the address of their stream. A page that nobody looks at costs the box and the
+// phone nothing.
+const offline = document.querySelector('[data-live]');
+if (offline) {
+  const box = by('box'), pause = by('pause');
+  let stream, heard = Date.now(), wait = 1000, timer, paused = false;
 
   const hear = () => {
     heard = Date.now();
@@ -64,42 +110,79 @@ if (body.dataset.kind === 'box') {
     const time = new Date(heard).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
     offline.textContent = offline.dataset.text.replace('{time}', time);
   };
-  const connect = () => {
+  const close = () => {
     clearTimeout(timer);
     if (stream) stream.close();
-    const {rescue, problem = ''} = by('box').dataset;
-    stream = new EventSource('/live?' + new URLSearchParams({version: body.dataset.version, rescue, problem}));
+  };
+  const parse = html => {
+    const fresh = new DOMParser().parseFromString(html, 'text/html').body;
+    localTimes(fresh);
+    return fresh;
+  };
+  const connect = () => {
+    close();
+    if (paused) return;
+    const {rescue = '', problem = ''} = box ? box.dataset : {};
+    const page = location.pathname + location.search;
+    stream = new EventSource(offline.dataset.live + '?' + new URLSearchParams({version: body.dataset.version, page, rescue, problem}));
     stream.addEventListener('beat', hear);
     stream.addEventListener('reload', () => { stream.close(); location.reload(); });
     stream.addEventListener('view', e => {
       hear();
       for (const [id, html] of Object.entries(JSON.parse(e.data))) {
-        const fresh = new DOMParser().parseFromString(html, 'text/html').body.firstElementChild;
-        localTimes(fresh);
-        if (by(id)) morph(by(id), fresh);
+        if (by(id)) morph(by(id), parse(html).firstElementChild);
       }
-      document.title = (by('head-title') || {textContent: ''}).textContent + ' · Croft';
+      if (by('head-title')) document.title = by('head-title').textContent + ' · Croft';
+    });
+    stream.addEventListener('lines', e => {
+      hear();
+      const list = by('lines'), fresh = parse(`<ol>${JSON.parse(e.data)}</ol>`).firstChild;
+      const known = [...fresh.children].filter(l => l.id && by(l.id));
+      if (fresh.childElementCount > 50 && !known.length) list.replaceChildren(); // too much was missed
+      known.forEach(l => {
+        if (l.nextElementSibling && !l.nextElementSibling.id) l.nextElementSibling.remove();
+        l.remove();
+      });
+      list.prepend(...fresh.childNodes);
+      while (list.childElementCount > 500) list.lastElementChild.remove();
     });
     stream.onerror = () => {
-      stream.close();
+      close();
       if (wait > 1000) lost(); // not at the first failure: the box may just have restarted its page
-      clearTimeout(timer);
       timer = setTimeout(connect, wait);
       wait = Math.min(wait * 2, 8000);
     };
   };
   setInterval(() => {
-    if (document.hidden || Date.now() - heard < 25000) return;
+    if (document.hidden || paused || Date.now() - heard < 25000) return;
     lost();
     connect();
   }, 5000);
-  // A page that nobody looks at costs the box and the phone nothing.
-  document.addEventListener('visibilitychange', () => {
-    if (!document.hidden) return connect();
-    clearTimeout(timer);
-    stream.close();
+  document.addEventListener('visibilitychange', () => document.hidden ? close() : connect());
+  addEventListener('pagehide', close);
+  if (pause) {
+    pause.onclick = () => {
+      paused = !paused;
+      heard = Date.now();
+      pause.textContent = paused ? pause.dataset.on : pause.dataset.pause;
+      connect();
+    };
+  }
+  // A link that only changes what the page follows needs no other page.
+  document.addEventListener('click', e => {
+    const a = e.target.closest('a[data-live-link]');
+    if (!a || e.metaKey || e.ctrlKey || e.shiftKey) return;
+    e.preventDefault();
+    history.replaceState(null, '', a.href);
+    connect();
   });
-  addEventListener('pagehide', () => stream.close());
+  // Seconds that run out, until the box says it anew.
+  setInterval(() => {
+    for (const t of document.querySelectorAll('[data-seconds]')) {
+      t.dataset.seconds = Math.max(0, t.dataset.seconds - 1);
+      t.textContent = t.dataset.text.replace('{n}', t.dataset.seconds);
+    }
+  }, 1000);
   connect();
 }
 
