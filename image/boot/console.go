@@ -255,9 +255,9 @@ func words(s api.System, code string, rec api.Recovery, addrs []net.IP) []string
 	}
 	switch rec.Source {
 	case sourceConsole:
-		p = append(p, "", "recovery code "+rec.Code, `Open the page, go on with "Password forgotten" and type in the code. It is good for half an hour.`)
+		p = append(p, "", "recovery code "+rec.Code, `Open the page, go on with "Lost your password?" and type in the code. It is good for half an hour.`)
 	case sourceFile:
-		p = append(p, "", `The code in `+recoveryFile+` is good for half an hour. Open the page and go on with "Password forgotten".`)
+		p = append(p, "", `The code in `+recoveryFile+` is good for half an hour. Open the page and go on with "Lost your password?".`)
 	}
 	if fingerprint != "" {
 		p = append(p, "", fingerprint)
