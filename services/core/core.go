@@ -18,18 +18,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/croft-os/croft/services/alerts"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/config"
 	"github.com/croft-os/croft/services/daemon"
+	"github.com/croft-os/croft/services/history"
 	"github.com/croft-os/croft/services/identity"
 	"github.com/croft-os/croft/services/state"
 )
-
-// lookEvery is how often the box is looked at when nobody asks.
-const lookEvery = 10 * time.Second
 
 // Config says who may connect.
 type Config struct {
@@ -45,12 +46,18 @@ type server struct {
 	db       *state.DB
 	id       *identity.Identity
 	config   *config.Store
+	history  *history.History
+	alerts   *alerts.Alerts
 	box      *boxWatcher
 	init     *http.Client
 	limits   limits
 	streams  streams
 	cop      *http.CrossOriginProtection
 	licences string // path of the list in the root file system
+
+	started   time.Time   // what the monotonic clock is counted from
+	sure      atomic.Bool // the wall clock, when the box was last seen
+	diagnosis sync.Mutex  // one bundle at a time
 
 	voidMu    sync.Mutex
 	void      bool // init's claim code, when it was asked
@@ -81,7 +88,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		return err
 	}
 	// Neither has to be done before the API answers: the box can be looked after without init, network and discovery.
-	wg.Go(s.look)
+	wg.Go(s.watch)
 	wg.Go(s.voidClaim)
 	go env.Watch(ctx, db.Check)
 	env.Ready("running")
@@ -91,7 +98,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences string) (*server, error) {
 	s := &server{
 		ctx: ctx, log: env.Log, db: db, init: env.Client("init"), limits: newLimits(time.Now),
-		cop: http.NewCrossOriginProtection(), licences: licences,
+		cop: http.NewCrossOriginProtection(), licences: licences, started: time.Now(),
 	}
 	var err error
 	s.id, err = identity.Open(ctx, identity.Config{DB: db, Log: env.Log, Now: time.Now, Box: s.name})
@@ -110,6 +117,16 @@ func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences stri
 	if err != nil {
 		return nil, err
 	}
+	if s.alerts, err = alerts.Open(ctx, db, env.Log, time.Now); err != nil {
+		return nil, err
+	}
+	dir := ""
+	if env.StateDir != "" {
+		dir = filepath.Join(env.StateDir, "history")
+	}
+	if s.history, err = history.Open(dir, env.Log); err != nil {
+		env.Log.Warn("the history is kept in memory", "err", err)
+	}
 	s.box = newBoxWatcher(ctx, src, s.own)
 	return s, nil
 }
@@ -118,6 +135,7 @@ func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences stri
 func (s *server) own(b *api.Box) {
 	b.Notices = s.db.Notices()
 	b.TimeZone = s.config.TimeZone()
+	s.observed(b)
 }
 
 // name is the name of the box, empty while nobody knows it.
@@ -126,20 +144,4 @@ func (s *server) name() string {
 		return ""
 	}
 	return s.config.Name()
-}
-
-// look looks at the box now and then, whether or not anybody else does, and has what it sees acted upon.
-func (s *server) look() {
-	t := time.NewTicker(lookEvery)
-	defer t.Stop()
-	for {
-		if b, err := s.box.get(); err == nil {
-			s.config.Reconcile(s.ctx, b)
-		}
-		select {
-		case <-s.ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
 }

@@ -199,6 +199,7 @@ func startIn(t testing.TB, dir string) *box {
 		}
 	})
 	c := env.Client("core")
+	c.Transport.(*http.Transport).DisableCompression = true // the tests ask for it themselves
 	return &box{f, &http.Client{Transport: &recorder{t, c.Transport}}, c, log, dir, stop}
 }
 

@@ -2,6 +2,8 @@ package core
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -161,4 +163,4 @@ func (s *server) deleteToken(w http.ResponseWriter, r *http.Request, c *caller) 
 }
 
 // newestFirst is a time as a text that sorts the newest first.
-func newestFirst(t time.Time) string { return time.Unix(1<<35-t.Unix(), 0).UTC().Format(time.RFC3339) }
+func newestFirst(t time.Time) string { return fmt.Sprintf("%019d ", math.MaxInt64-t.UnixNano()) }
