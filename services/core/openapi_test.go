@@ -100,7 +100,7 @@ func (rec *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
 	asked := r.Clone(r.Context())
 	asked.Header.Del("Cookie") // security schemes say what those are
 	asked.Body = io.NopCloser(bytes.NewReader(sent))
-	if resp.StatusCode < 300 {
+	if resp.StatusCode < 300 && op.ID != "checkConfig" { // which is there to be asked about anything
 		if ok, errs := v.ValidateHttpRequestSync(asked); !ok {
 			rec.t.Errorf("%s, but the document does not allow that request: %s%s", what, sent, failures(errs))
 		}
