@@ -28,6 +28,7 @@ type asset struct {
 func loadAssets() (map[string]*asset, error) {
 	types := map[string]string{
 		".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+		".png": "image/png",
 	}
 	out := map[string]*asset{}
 	names, err := fs.Glob(files, "assets/*")
@@ -60,7 +61,7 @@ func (a *asset) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	h.Set("Vary", "Accept-Encoding")
 	b := a.plain
-	if takesGzip(r) {
+	if takesGzip(r) && a.contentType != "image/png" {
 		h.Set("Content-Encoding", "gzip")
 		b = a.zipped()
 	}

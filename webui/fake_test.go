@@ -72,7 +72,7 @@ func (f *fakeCore) RoundTrip(r *http.Request) (*http.Response, error) {
 			answer, there = f.session, true
 		case path == "/box":
 			answer, there = f.box, true
-		case path == "/events":
+		case path == "/events", path == "/logs/stream":
 			resp := w.Result()
 			resp.Body = f.stream(r)
 			return resp, nil
@@ -86,6 +86,9 @@ func (f *fakeCore) RoundTrip(r *http.Request) (*http.Response, error) {
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(a.Status)
 		json.NewEncoder(w).Encode(a)
+	case file:
+		w.Header().Set("Content-Type", a.contentType)
+		io.WriteString(w, a.body)
 	case nil:
 		w.WriteHeader(204)
 		if !there {
@@ -93,6 +96,7 @@ func (f *fakeCore) RoundTrip(r *http.Request) (*http.Response, error) {
 			json.NewEncoder(w).Encode(api.Problem{Type: "/problems/not-found", Status: 404})
 		}
 	default:
+		w.Header().Set("ETag", `"t1"`)
 		json.NewEncoder(w).Encode(a)
 	}
 	return w.Result(), nil

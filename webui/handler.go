@@ -38,7 +38,10 @@ type route struct {
 
 // routes are all pages, by the files that make them.
 func routes() []route {
-	return slices.Concat(doorRoutes(), boxRoutes())
+	return slices.Concat(
+		doorRoutes(), setupRoutes(), trustRoutes(), manifestRoutes(), boxRoutes(), peopleRoutes(), meRoutes(), settingsRoutes(), networkRoutes(), configRoutes(),
+		alertRoutes(), serviceRoutes(), logRoutes(), activityRoutes(),
+	)
 }
 
 // server makes the pages.
@@ -50,6 +53,7 @@ type server struct {
 	byURL     map[string]*asset
 	mux       *http.ServeMux
 	cop       *http.CrossOriginProtection
+	sealer    *sealer
 	location  atomic.Pointer[time.Location] // of the household, as core said last
 }
 
@@ -60,7 +64,7 @@ func newServer(log *slog.Logger, client *http.Client) (*server, error) {
 	}
 	s := &server{
 		log: log, api: client, assets: assets, byURL: map[string]*asset{}, mux: http.NewServeMux(),
-		cop: http.NewCrossOriginProtection(),
+		cop: http.NewCrossOriginProtection(), sealer: newSealer(),
 	}
 	s.location.Store(time.UTC)
 	for _, a := range assets {

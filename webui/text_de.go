@@ -26,7 +26,7 @@ func german() catalogue {
 
 		"nav.label":    "Hauptmenü",
 		"nav.home":     "Start",
-		"nav.activity": "Verlauf",
+		"nav.activity": "Aktivität",
 		"nav.services": "Dienste",
 		"nav.people":   "Personen",
 		"nav.box":      "Box",
@@ -435,7 +435,7 @@ func german() catalogue {
 		"field.too-long":        "Das ist zu lang.",
 		"field.too-short":       "Das ist zu kurz.",
 		"field.format":          "Das kann Croft nicht lesen. Sieh dir den Hinweis an.",
-		"field.host-name":       "Nimm nur Buchstaben a–z, Ziffern und Striche, und keinen Strich am Anfang oder Ende.",
+		"field.host-name":       "Nimm nur die Buchstaben a bis z, Ziffern und Striche, und keinen Strich am Anfang oder Ende.",
 		"field.time-zone":       "Diese Zeitzone kennt Croft nicht.",
 		"field.address":         "Das ist keine Adresse wie 192.168.1.20/24.",
 		"field.gateway":         "Die Adresse des Routers muss im selben Netz liegen wie die der Box.",
@@ -841,7 +841,7 @@ func german() catalogue {
 		"setup-name.title":        "Wie soll die Box heißen?",
 		"setup-name.text":         "Unter diesem Namen findet sie jedes Handy und jeder Computer zu Hause.",
 		"setup-name.label":        "Name der Box",
-		"setup-name.hint":         "Buchstaben a–z, Ziffern und Striche. Du kannst ihn später ändern.",
+		"setup-name.hint":         "Buchstaben von a bis z, Ziffern und Striche. Du kannst ihn später ändern.",
 		"setup-account.title":     "Dein Konto",
 		"setup-account.text":      "Damit gehört dir diese Box. Andere kannst du danach einladen.",
 		"setup-account.name.hint": "Zum Beispiel dein Vorname. Damit meldest du dich an.",
@@ -1136,5 +1136,7 @@ func german() catalogue {
 		"notice.state-restored.next": "Wenn das noch einmal geschieht, geht die Karte wahrscheinlich kaputt: Ersetze sie.",
 
 		"manifest.text": "Dein eigenes Stück Internet, zu Hause",
+
+		"gate.busy.right": "Dein Code stimmt. Wenn auf dem anderen Handy zehn Minuten lang nichts geschieht, kann dieses weitermachen.",
 	}
 }

@@ -845,7 +845,7 @@ func english() catalogue {
 		"setup-name.title":        "What should the box be called?",
 		"setup-name.text":         "By this name every phone and computer at home finds it.",
 		"setup-name.label":        "Name of the box",
-		"setup-name.hint":         "Letters a–z, digits and dashes. You can change it later.",
+		"setup-name.hint":         "Letters from a to z, digits and dashes. You can change it later.",
 		"setup-account.title":     "Your account",
 		"setup-account.text":      "You become the owner of this box. Others can be invited afterwards.",
 		"setup-account.name.hint": "Such as your first name. You sign in with it.",
@@ -1140,5 +1140,7 @@ func english() catalogue {
 		"notice.state-restored.next": "If this happens again, the card is probably failing: replace it.",
 
 		"manifest.text": "Your own piece of the internet, at home",
+
+		"gate.busy.right": "Your code is right. If the other phone stays quiet for ten minutes, this one can go on.",
 	}
 }

@@ -26,8 +26,12 @@ type boxView struct {
 	Head     concern
 	Also     []concern
 	Up       string
+	Clock    fact
 	Reach    reachView
 	Vitals   []vitalView
+	Range    string         // of the charts; empty without charts
+	Trial    *homeTrialView // a configuration of the network that is tried, for owners
+	Owner    bool
 	Services []serviceView
 	Boot     bootView
 	Gaps     []gapView
@@ -40,6 +44,7 @@ type fact struct{ Name, Value string }
 type reachView struct {
 	URL   string // the one to remember; empty if there is none
 	Label string
+	QR    *qrView
 	More  []string // further URLs
 	Note  string
 	Net   []netView
@@ -53,19 +58,17 @@ type netView struct {
 	Lease      time.Time
 }
 
-type vitalView struct {
-	Icon, Label, Word, Text, Tone string
-	Percent                       int // of the bar; -1 for none
-}
-
 type serviceView struct {
 	Name, Title, Tone, Word string
+	Path                    string // of its page
+	Brief                   string // since when, memory, restarts
 	For                     string // in this state
 	Since                   time.Time
 	Facts                   []fact
 	Apart                   string
 	Open                    []string // tests of its confinement that did not hold
 	Granted                 string   // what it may do because it has to
+	Tests                   []fact   // of its confinement
 }
 
 type bootView struct {
@@ -87,6 +90,7 @@ type rescueView struct {
 	Text, Detail string
 	Safe         string // what became of the data
 	Busy         string // what is under way; empty if nothing
+	Cancel       bool   // it may be cancelled
 	Progress     float64
 	Percent      int
 	Checked      bool
@@ -98,19 +102,30 @@ type rescueView struct {
 	Word         string
 }
 
-// view says the state of the box in the catalogue's words. scheme is that of the URLs it shows.
-func (c catalogue) view(b *api.Box, scheme string) *boxView {
+// view says the state of the box in the catalogue's words, without charts. scheme is that of the URLs it shows.
+func (c catalogue) view(b *api.Box, scheme string) *boxView { return c.viewWith(b, scheme, nil) }
+
+// viewWith is view with the charts of h.
+func (c catalogue) viewWith(b *api.Box, scheme string, h *watch) *boxView {
 	s := &b.System
 	v := &boxView{
-		Up:     c.s("head.up", c.duration(ms(s.UptimeMS))),
+		Up:     c.s("head.up", c.past(ms(s.UptimeMS))),
 		Reach:  c.reach(b, scheme),
-		Vitals: c.vitals(b),
+		Vitals: c.vitals(b, h),
+		Clock:  c.clock(b),
 		Boot:   c.boot(s),
 	}
-	concerns := c.concerns(b)
-	if len(concerns) > 0 {
+	if h != nil {
+		v.Range = h.Range
+	}
+	concerns := c.withAlerts(c.concerns(b), b.Alerts)
+	switch {
+	case len(concerns) > 0 && !concerns[0].Past:
 		v.Head, v.Also = concerns[0], concerns[1:]
-	} else {
+	case len(concerns) > 0:
+		v.Head = concern{Tone: toneOK, Title: c.s("head.again.title"), Why: c.n("head.again", len(concerns))}
+		v.Also = concerns
+	default:
 		v.Head = concern{Tone: toneOK, Title: c.s("head.ok.title"), Why: c.s("head.ok.text")}
 	}
 	if s.Mode == api.ModeRescue {
@@ -121,7 +136,7 @@ func (c catalogue) view(b *api.Box, scheme string) *boxView {
 		v.Services = append(v.Services, c.service(sv))
 	}
 	for _, g := range s.Gaps {
-		v.Gaps = append(v.Gaps, gapView{g.Name, c.or("gap."+g.Name, g.Text), g.Detail, g.Weight == "warn"})
+		v.Gaps = append(v.Gaps, gapView{g.Name, c.said("gap."+g.Name, g.Text), g.Detail, g.Weight == "warn"})
 	}
 	about := func(key, value string) {
 		if value != "" {
@@ -132,7 +147,7 @@ func (c catalogue) view(b *api.Box, scheme string) *boxView {
 	about("about.model", strings.TrimSpace(s.Board.Model))
 	about("about.version", s.Version)
 	about("about.slot", c.or("slot."+strings.ToLower(s.Slot), s.Slot))
-	about("about.up", c.duration(ms(s.UptimeMS)))
+	about("about.up", c.past(ms(s.UptimeMS)))
 	about("about.id", s.ID)
 	return v
 }
@@ -201,6 +216,9 @@ func (c catalogue) reach(b *api.Box, scheme string) reachView {
 	if v.URL == "" && v.Note == "" {
 		v.Note = c.s("reach.none")
 	}
+	if v.URL != "" {
+		v.QR = newQR(v.URL, c.s("reach.qr"))
+	}
 	return v
 }
 
@@ -211,119 +229,25 @@ func addr(a netip.Addr) string {
 	return a.String()
 }
 
-// Limits from which a measurement is worth a word.
-const (
-	tempWarm, tempLook, tempAct = 60, 75, 85 // °C; the Pi slows down from 80
-	memLook                     = 0.08       // of the memory available
-	diskLook, diskAct           = 0.10, 0.02 // of the disk free
-	clockGrace                  = 5 * time.Minute
-	startGrace                  = 3 * time.Minute
-)
-
-func (c catalogue) vitals(b *api.Box) []vitalView {
-	m := &b.System.Vitals
-	var out []vitalView
-
-	mem := vitalView{Icon: "memory", Label: c.s("vital.memory"), Tone: toneOK, Percent: -1}
-	if m.MemTotal > 0 {
-		free := float64(m.MemAvailable) / float64(m.MemTotal)
-		mem.Percent = percent(1 - free)
-		mem.Text = c.s("memory.text", c.size(m.MemTotal-m.MemAvailable), c.size(m.MemTotal))
-		switch {
-		case free < memLook:
-			mem.Word, mem.Tone = c.s("memory.little"), toneLook
-		case free < 0.3:
-			mem.Word = c.s("memory.some")
-		default:
-			mem.Word = c.s("memory.plenty")
-		}
-		out = append(out, mem)
-	}
-
-	disk := vitalView{Icon: "disk", Label: c.s("vital.disk"), Tone: toneOK, Percent: -1}
-	if d := m.Data; d != nil && d.Size > 0 {
-		free := float64(d.Free) / float64(d.Size)
-		disk.Percent = percent(1 - free)
-		disk.Text = c.s("disk.text", c.size(d.Size-d.Free), c.size(d.Size))
-		switch {
-		case d.ReadOnly:
-			disk.Word, disk.Tone = c.s("disk.readonly"), toneAct
-		case free < diskAct:
-			disk.Word, disk.Tone = c.s("disk.full"), toneAct
-		case free < diskLook:
-			disk.Word, disk.Tone = c.s("disk.little"), toneLook
-		case free < 0.3:
-			disk.Word = c.s("disk.some")
-		default:
-			disk.Word = c.s("disk.plenty")
-		}
-	} else {
-		disk.Word, disk.Text, disk.Tone = c.s("disk.none"), c.s("disk.none.text"), toneOff
-	}
-	out = append(out, disk)
-
-	temp := vitalView{Icon: "temp", Label: c.s("vital.temp"), Tone: toneOff, Percent: -1, Word: c.s("temp.none"), Text: c.s("temp.nosensor")}
-	if t := m.Temperature; t != nil {
-		temp.Percent = percent(*t / 100)
-		temp.Text = c.s("temp.text", *t)
-		temp.Tone = toneOK
-		switch {
-		case *t >= tempAct:
-			temp.Word, temp.Tone = c.s("temp.hot"), toneAct
-		case *t >= tempLook:
-			temp.Word, temp.Tone = c.s("temp.hot"), toneLook
-		case *t >= tempWarm:
-			temp.Word = c.s("temp.warm")
-		default:
-			temp.Word = c.s("temp.cool")
-		}
-	}
-	out = append(out, temp)
-
-	if m.CPUs > 0 {
-		cpu := vitalView{Icon: "cpu", Label: c.s("vital.cpu"), Tone: toneOK, Percent: percent(m.Load1 / float64(m.CPUs))}
-		key := "cpu.text.other"
-		if m.CPUs == 1 {
-			key = "cpu.text.one"
-		}
-		cpu.Text = c.s(key, m.Load1, m.CPUs)
-		switch load := m.Load1 / float64(m.CPUs); {
-		case load >= 1.5:
-			cpu.Word = c.s("cpu.very")
-		case load >= 0.5:
-			cpu.Word = c.s("cpu.busy")
-		default:
-			cpu.Word = c.s("cpu.quiet")
-		}
-		out = append(out, cpu)
-	}
-
-	clock := vitalView{
-		Icon: "clock", Label: c.s("vital.clock"), Tone: toneOff, Percent: -1,
-		Word: c.s("clock.unknown"), Text: c.s("clock.noanswer"),
-	}
-	if n := b.Network; n != nil {
-		clock.Word, clock.Text, clock.Tone = c.or("clock."+n.Clock.Certainty, n.Clock.Certainty), n.Clock.Text, toneOK
-		if n.Clock.Certainty == api.ClockUnsure {
-			if clock.Tone = toneWait; ms(b.System.UptimeMS) > clockGrace {
-				clock.Tone = toneLook
-			}
-		}
-	}
-	return append(out, clock)
-}
-
 func (c catalogue) service(s api.Service) serviceView {
 	v := serviceView{
-		Name: s.Name, Title: c.or("service."+s.Name, s.Title), Tone: serviceTone(s.State, s.Critical),
-		Word: c.or("state."+s.State, c.s("state.unknown")), For: c.duration(ms(s.SinceMS)), Since: s.Since,
+		Name: s.Name, Title: c.or("service-name."+s.Name, s.Title), Tone: serviceTone(s.State, s.Critical),
+		Word: c.or("state."+s.State, c.s("state.unknown")), For: c.past(ms(s.SinceMS)), Since: s.Since, Path: servicePath(s.Name),
 	}
+	brief := []string{c.s("service.for", v.For)}
+	if s.Memory > 0 {
+		brief = append(brief, c.size(s.Memory))
+	}
+	if s.Restarts > 0 {
+		brief = append(brief, c.n("service.again", s.Restarts))
+	}
+	v.Brief = strings.Join(brief, " · ")
 	add := func(key, value string) {
 		if value != "" {
 			v.Facts = append(v.Facts, fact{c.s(key), value})
 		}
 	}
-	add("service.says", s.Status)
+	add("service.says", c.said("said.status.", s.Status))
 	if s.NextTryMS > 0 {
 		add("service.next", c.duration(ms(s.NextTryMS)))
 	}
@@ -338,7 +262,7 @@ func (c catalogue) service(s api.Service) serviceView {
 		restarts = c.s("service.times", s.Restarts)
 	}
 	add("service.restarts", restarts)
-	add("service.exit", s.LastExit)
+	add("service.exit", c.said("said.exit.", s.LastExit))
 	if s.Confined == nil {
 		v.Apart = c.s("apart.unknown")
 		return v
@@ -346,6 +270,14 @@ func (c catalogue) service(s api.Service) serviceView {
 	held := 0
 	var granted []string
 	for _, p := range s.Confined.Probes {
+		test := fact{c.or("probe."+p.Name, p.Name), c.s("probe.open")}
+		switch {
+		case p.Held:
+			test.Value = c.s("probe.held")
+		case p.Granted:
+			test.Value = c.s("probe.granted")
+		}
+		v.Tests = append(v.Tests, test)
 		switch {
 		case p.Held:
 			held++
@@ -394,7 +326,7 @@ func (c catalogue) boot(s *api.System) bootView {
 	}
 	running := len(steps) == 0
 	for _, v := range s.Services {
-		p := api.Phase{Name: "service." + v.Name, Title: c.or("service."+v.Name, v.Title), StartMS: begun, TookMS: -1}
+		p := api.Phase{Name: "service." + v.Name, Title: c.or("service-name."+v.Name, v.Title), StartMS: begun, TookMS: -1}
 		switch v.State {
 		case api.StateRunning, api.StateDone:
 			if v.Restarts > 0 {
@@ -451,7 +383,7 @@ func (c catalogue) rescue(r *api.Rescue) *rescueView {
 	case "retry":
 		v.Busy = c.s("rescue.busy.retry")
 	case "check":
-		v.Busy = c.s("rescue.busy.check")
+		v.Busy, v.Cancel = c.s("rescue.busy.check"), true
 	case "start-over":
 		v.Busy = c.s("rescue.busy.over")
 	default:
@@ -460,7 +392,10 @@ func (c catalogue) rescue(r *api.Rescue) *rescueView {
 	v.Percent = percent(r.Progress)
 	v.Progress = float64(v.Percent) / 100
 	if k := r.Check; k != nil {
-		v.Checked, v.CheckOK, v.CheckedAt, v.Findings = true, k.OK, k.At, k.Findings
+		v.Checked, v.CheckOK, v.CheckedAt, v.Findings = true, k.OK, k.At, nil
+		for _, f := range k.Findings {
+			v.Findings = append(v.Findings, c.said("said.finding.", f))
+		}
 	}
 	return v
 }
@@ -475,19 +410,34 @@ func percent(f float64) int {
 func ms(n int64) time.Duration { return time.Duration(max(0, n)) * time.Millisecond }
 
 // concern is something that the owner should know: what it is, why, and the one next step.
-type concern struct{ Tone, Title, Why, Next string }
+type concern struct {
+	Tone, Title, Why, Next string
+
+	Name, Target string     // of the alert that says the same
+	Href         string     // of the page of the service that it is about
+	Alert        *alertView // if no owner has seen it yet
+	Past         bool       // only the alert says so, and it is over
+}
 
 // concerns judges the box, the worst first.
 func (c catalogue) concerns(b *api.Box) []concern {
 	s := &b.System
 	var out []concern
-	add := func(tone, title, why, next string) { out = append(out, concern{tone, title, why, next}) }
+	add := func(tone, title, why, next string) *concern {
+		out = append(out, concern{Tone: tone, Title: title, Why: why, Next: next})
+		return &out[len(out)-1]
+	}
 	up := ms(s.UptimeMS)
 
 	starting := 0
 	for _, v := range s.Services {
-		title := c.or("service."+v.Name, v.Title)
+		title := c.or("service-name."+v.Name, v.Title)
 		tone := serviceTone(api.StateFailed, v.Critical)
+		add := func(tone, title, why, next string) *concern {
+			k := add(tone, title, why, next)
+			k.Href = servicePath(v.Name)
+			return k
+		}
 		switch v.State {
 		case api.StateRunning:
 			if up > startGrace && (v.Name == "network" && b.Network == nil || v.Name == "discovery" && b.Discovery == nil) {
@@ -501,7 +451,8 @@ func (c catalogue) concerns(b *api.Box) []concern {
 			if v.NextTryMS > 0 {
 				next = c.s("concern.crashing.try", c.duration(ms(v.NextTryMS)))
 			}
-			add(tone, c.s("concern.crashing", title), why, next)
+			k := add(tone, c.s("concern.crashing", title), why, next)
+			k.Name, k.Target = "crash-loop", v.Name
 		case api.StateFailed:
 			add(tone, c.s("concern.failed", title), c.s("concern.failed.why"), c.s("concern.failed.next"))
 		case api.StateBackoff:
@@ -528,40 +479,41 @@ func (c catalogue) concerns(b *api.Box) []concern {
 		free := float64(d.Free) / float64(d.Size)
 		switch {
 		case d.ReadOnly:
-			add(toneAct, c.s("concern.readonly"), c.s("concern.readonly.why"), c.s("concern.readonly.next"))
+			add(toneAct, c.s("concern.readonly"), c.s("concern.readonly.why"), c.s("concern.readonly.next")).Name = "disk-read-only"
 		case free < diskAct:
-			add(toneAct, c.s("concern.full"), c.s("concern.full.why", c.size(d.Free), c.size(d.Size)), c.s("concern.full.next"))
+			add(toneAct, c.s("concern.full"), c.s("concern.full.why", c.size(d.Free), c.size(d.Size)),
+				c.s("concern.full.next")).Name = "disk-full"
 		case free < diskLook:
 			add(toneLook, c.s("concern.nearfull"), c.s("concern.nearfull.why", c.size(d.Free), c.size(d.Size)),
-				c.s("concern.nearfull.next"))
+				c.s("concern.nearfull.next")).Name = "disk-nearly-full"
 		}
 	}
 	if t := m.Temperature; t != nil {
 		switch {
 		case *t >= tempAct:
-			add(toneAct, c.s("concern.hot"), c.s("concern.hot.why", *t), c.s("concern.hot.next"))
+			add(toneAct, c.s("concern.hot"), c.s("concern.hot.why", *t), c.s("concern.hot.next")).Name = "hot"
 		case *t >= tempLook:
-			add(toneLook, c.s("concern.warm"), c.s("concern.warm.why", *t), c.s("concern.hot.next"))
+			add(toneLook, c.s("concern.warm"), c.s("concern.warm.why", *t), c.s("concern.hot.next")).Name = "hot"
 		}
 	}
 	if m.UnderVoltage != nil && *m.UnderVoltage {
-		add(toneAct, c.s("concern.power"), c.s("concern.power.why"), c.s("concern.power.next"))
+		add(toneAct, c.s("concern.power"), c.s("concern.power.why"), c.s("concern.power.next")).Name = "under-voltage"
 	}
 	if m.MemTotal > 0 && float64(m.MemAvailable) < memLook*float64(m.MemTotal) {
 		add(toneLook, c.s("concern.memory"), c.s("concern.memory.why", c.size(m.MemAvailable), c.size(m.MemTotal)),
 			c.s("concern.memory.next"))
 	}
 	if d := b.Discovery; d != nil && d.Conflict != "" {
-		add(toneLook, c.s("concern.conflict", d.Wanted+".local"), d.Conflict, c.s("concern.conflict.next", d.Name+".local"))
+		add(toneLook, c.s("concern.conflict", d.Wanted+".local"), c.s("concern.conflict.why", d.Name+".local", d.Wanted+".local"), c.s("concern.conflict.next", d.Name+".local"))
 	}
 	if n := b.Network; n != nil {
 		for _, i := range n.Interfaces {
 			if i.Problem != "" {
-				add(toneLook, c.s("concern.network"), i.Problem, c.s("concern.network.next"))
+				add(toneLook, c.s("concern.network"), c.said("said.network.", i.Problem), c.s("concern.network.next"))
 			}
 		}
 		if n.Clock.Certainty == api.ClockUnsure && up > clockGrace {
-			add(toneLook, c.s("concern.clock"), n.Clock.Text, "") // the text ends with what to do
+			add(toneLook, c.s("concern.clock"), c.said("said.clock.", n.Clock.Text), "") // the text ends with what to do
 		}
 	}
 	for _, n := range b.Notices {
@@ -572,15 +524,35 @@ func (c catalogue) concerns(b *api.Box) []concern {
 			if !found {
 				title, why = strings.TrimSuffix(text, "."), ""
 			}
-			add(toneLook, title, why, c.or(key+".next", n.Next))
+			add(toneLook, title, why, c.or(key+".next", n.Next)).Name = n.Name
 		}
 	}
 	if starting > 0 {
 		add(toneWait, c.s("head.starting.title"), c.n("head.starting", starting), c.s("head.starting.next"))
 	}
-	rank := map[string]int{toneAct: 0, toneLook: 1, toneWait: 2}
-	slices.SortStableFunc(out, func(x, y concern) int { return rank[x.Tone] - rank[y.Tone] })
-	return out
+	return sorted(out)
+}
+
+// sorted puts what is so now before what is over, and what is grave first.
+func sorted(all []concern) []concern {
+	rank := func(k concern) int {
+		n := map[string]int{toneAct: 0, toneLook: 1, toneWait: 2}[k.Tone]
+		if k.Past {
+			n += 3
+		}
+		return n
+	}
+	slices.SortStableFunc(all, func(x, y concern) int { return rank(x) - rank(y) })
+	return all
+}
+
+// clock says what time it is as far as the box knows.
+func (c catalogue) clock(b *api.Box) fact {
+	if b.Network == nil {
+		return fact{c.s("clock.unknown"), c.s("clock.noanswer")}
+	}
+	k := &b.Network.Clock
+	return fact{c.or("clock."+k.Certainty, k.Certainty), c.said("clock-text.", k.Text)}
 }
 
 // localTime says a time as the clocks of the household show it.
@@ -589,7 +561,7 @@ func (c catalogue) localTime(t time.Time, zone *time.Location) string {
 }
 
 // ago says how long ago a time was.
-func (c catalogue) ago(t time.Time) string { return c.s("time.ago", c.duration(time.Since(t))) }
+func (c catalogue) ago(t time.Time) string { return c.s("time.ago", c.past(time.Since(t))) }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 

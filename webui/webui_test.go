@@ -1,10 +1,11 @@
 package webui
 
 import (
-	"bufio"
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"fmt"
+	"image/png"
 	"io"
 	"log/slog"
 	"net"
@@ -12,7 +13,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/croft-os/croft/services/api"
 )
@@ -26,15 +26,10 @@ func TestPages(t *testing.T) {
 		status             int
 		has                string
 	}{
-		{"gate", "GET", "/", nil, 200, `name="code"`},
-		{"gate again", "GET", "/?problem=wrong-code", nil, 200, "That is not this box&#39;s claim code."},
-		{"gate wait", "GET", "/?problem=too-many-tries&wait=40", nil, 200, "Wait 40 seconds"},
-		{"gate silly wait", "GET", "/?problem=too-many-tries&wait=-5", nil, 200, "Wait 60 seconds"},
-		{"gate silly problem", "GET", "/?problem=%3Cscript%3E", nil, 200, "That did not work."},
 		{"box", "GET", "/", in, 200, "All is well"},
 		{"head", "HEAD", "/", in, 200, ""},
 		{"not found", "GET", "/nothing", nil, 404, "There is nothing here"},
-		{"wrong method", "GET", "/claim", nil, 405, "That is not possible here"},
+		{"wrong method", "GET", "/rescue", nil, 405, "That is not possible here"},
 		{"post home", "POST", "/", nil, 405, "That is not possible here"},
 		{"delete", "DELETE", "/signout", nil, 405, "That is not possible here"},
 		{"cross-site", "POST", "/signout", []string{"Sec-Fetch-Site", "cross-site"}, 403, "Not from another website"},
@@ -124,94 +119,6 @@ func TestAssets(t *testing.T) {
 	}
 }
 
-func TestLive(t *testing.T) {
-	f, srv, c := start(t)
-	version := testVisit(t).version()
-	type stream struct {
-		next func(event string) string
-		stop func()
-	}
-	open := func(query, cookie string) stream {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/live?"+query, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Cookie", cookie)
-		resp, err := c.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sc := bufio.NewScanner(resp.Body)
-		sc.Buffer(nil, 1<<20)
-		return stream{func(event string) string {
-			t.Helper()
-			for sc.Scan() {
-				if sc.Text() == "event: "+event {
-					sc.Scan()
-					return strings.TrimPrefix(sc.Text(), "data: ")
-				}
-			}
-			t.Fatalf("the stream ended before %q: %v", event, sc.Err())
-			return ""
-		}, func() { cancel(); resp.Body.Close() }}
-	}
-	good := url.Values{"version": {version}, "rescue": {"no"}}.Encode()
-	send := func(b *api.Box) {
-		data, err := json.Marshal(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.events <- ":\n\nevent: box\ndata: " + string(data) + "\n\n"
-	}
-	view := func(s stream) map[string]string {
-		t.Helper()
-		v := map[string]string{}
-		if err := json.Unmarshal([]byte(s.next("view")), &v); err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-
-	s := open(good, "croft_session=good")
-	s.next("beat")
-	b := wellBox()
-	send(b)
-	if v := view(s); len(v) != len(regions()) || !strings.Contains(v["headline"], "All is well") {
-		t.Errorf("first view: %v", v)
-	}
-	*b.System.Vitals.Temperature = 50
-	send(b)
-	if v := view(s); len(v) != 1 || !strings.Contains(v["vitals"], "50 °C") {
-		t.Errorf("only the temperature changed: %v", v)
-	}
-	b.System.Mode = api.ModeRescue
-	send(b)
-	s.next("reload")
-	s.stop()
-
-	for name, query := range map[string]string{"another release": "version=old&rescue=no", "none": ""} {
-		s := open(query, "croft_session=good")
-		s.next("reload")
-		s.stop()
-		_ = name
-	}
-	s = open(good, "croft_session=other")
-	s.next("reload")
-	s.stop()
-	s = open(good, "croft_session=good")
-	s.next("beat")
-	f.events <- "event: end\ndata: {}\n\n"
-	s.next("reload")
-	s.stop()
-	f.mu.Lock()
-	f.box = nil
-	f.mu.Unlock()
-	if resp, _ := get(t, c, "GET", srv.URL+"/live", nil); resp.StatusCode != 503 {
-		t.Errorf("while core is away: %s", resp.Status)
-	}
-}
-
 func TestRun(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -237,5 +144,43 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestManifest(t *testing.T) {
+	_, srv, c := start(t)
+	_, page := get(t, c, "GET", srv.URL+"/signin", nil)
+	if !strings.Contains(page, `<link rel="manifest" href="/manifest.webmanifest">`) || !strings.Contains(page, `rel="apple-touch-icon"`) {
+		t.Error("the page has no manifest")
+	}
+	resp, body := get(t, c, "GET", srv.URL+"/manifest.webmanifest", nil, "Accept-Language", "de")
+	var m struct {
+		Lang, Description, Display string
+		StartURL                   string `json:"start_url"`
+		Icons                      []icon
+	}
+	if err := json.Unmarshal([]byte(body), &m); err != nil || resp.Header.Get("Content-Type") != "application/manifest+json" {
+		t.Fatalf("%v %v %s", err, resp.Header, body)
+	}
+	if m.Lang != "de" || m.Description != german()["manifest.text"] || m.Display != "standalone" || m.StartURL != "/" {
+		t.Errorf("%+v", m)
+	}
+	maskable := false
+	for _, i := range m.Icons {
+		maskable = maskable || i.Purpose == "maskable"
+		resp, body := get(t, c, "GET", srv.URL+i.Src, nil)
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != i.Type {
+			t.Errorf("%s: %s %v", i.Src, resp.Status, resp.Header)
+		}
+		if i.Type != "image/png" {
+			continue
+		}
+		c, err := png.DecodeConfig(strings.NewReader(body))
+		if err != nil || fmt.Sprintf("%dx%d", c.Width, c.Height) != i.Sizes {
+			t.Errorf("%s: %v %v", i.Src, c, err)
+		}
+	}
+	if !maskable {
+		t.Error("no icon that may be cut to a shape")
 	}
 }
