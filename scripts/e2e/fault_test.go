@@ -164,7 +164,7 @@ func TestDamagedData(t *testing.T) {
 	}
 	mark := b.vm.Console.Mark()
 	b.rescue("start-over", api.StartOverWord, http.StatusAccepted)
-	if _, err := b.vm.Console.Wait(t.Context(), mark, regexp.MustCompile(`^\s*claim code`)); err != nil {
+	if _, err := b.vm.Console.Wait(t.Context(), mark, regexp.MustCompile("claim code")); err != nil {
 		t.Fatal(err)
 	}
 	b.mark = b.vm.Console.Mark() // the code is shown again as services start
