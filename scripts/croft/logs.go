@@ -53,7 +53,9 @@ func logsCommand(fl *flag.FlagSet) func(context.Context, *box, []string) error {
 			if !r.connected {
 				return err
 			}
-			*n = logPage // what came while the connection was away
+			if len(r.seen) > 0 {
+				*n = logPage // what came while the connection was away
+			}
 			select {
 			case <-ctx.Done():
 			case <-time.After(reconnect):
@@ -69,7 +71,7 @@ type logReader struct {
 	seen      []string // ids of the last lines that were printed
 }
 
-// past prints the last n lines, oldest first, without those that were printed.
+// past prints the last n lines, oldest first, but only what is newer than what was printed.
 func (r *logReader) past(ctx context.Context, n int) error {
 	var lines []api.LogLine
 	q := url.Values{}
@@ -81,6 +83,11 @@ func (r *logReader) past(ctx context.Context, n int) error {
 		q.Set("limit", strconv.Itoa(min(logPage, n-len(lines))))
 		if _, err := r.call(ctx, http.MethodGet, "/logs", q, nil, &page, nil); err != nil {
 			return err
+		}
+		news := slices.IndexFunc(page.Items, func(l api.LogLine) bool { return slices.Contains(r.seen, l.ID) })
+		if news >= 0 {
+			lines = append(lines, page.Items[:news]...)
+			break
 		}
 		lines = append(lines, page.Items...)
 		if page.Next == "" || len(page.Items) == 0 {
