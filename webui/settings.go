@@ -169,7 +169,7 @@ func (v *visit) getZone() {
 
 func (v *visit) zonePage(zone string, t trouble) {
 	v.render(t.status(), v.page("box-zone", zoneView{t, choice{
-		Name: "time_zone", Label: v.text.s("box-zone.label"), Hint: v.text.s("box-zone.hint"), Problem: t.Fields["time_zone"], Groups: zones(zone),
+		Name: "time_zone", Label: v.text.s("box-zone.label"), Hint: v.text.s("box-zone.hint"), Problem: t.Fields["time_zone"], Groups: v.text.zones(zone),
 	}}))
 }
 

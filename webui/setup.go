@@ -175,7 +175,7 @@ func (v *visit) setupZone(status int, p *api.Problem) {
 	if p != nil {
 		current = v.field("time_zone")
 	}
-	view.Zone = choice{Name: "time_zone", Label: v.text.s("setup-zone.label"), Hint: v.text.s("setup-zone.hint"), Groups: zones(current)}
+	view.Zone = choice{Name: "time_zone", Label: v.text.s("setup-zone.label"), Hint: v.text.s("setup-zone.hint"), Groups: v.text.zones(current)}
 	if p != nil {
 		if view.Zone.Problem = v.fields(p)["time_zone"]; view.Zone.Problem == "" {
 			view.Problem = v.problem(p)

@@ -515,7 +515,8 @@ func german() catalogue {
 		"invited.type":                "Oder %s öffnen und diesen Code eingeben:",
 		"invited.once":                "Das wird nur jetzt gezeigt. Geht es verloren, zieh es zurück und mach ein neues. Es ist",
 		"invited.done":                "Fertig, zurück zu den Personen",
-		"done.person-changed":         "Gesichert. Mit einer anderen Rolle muss sich die Person neu anmelden.",
+		"done.person-changed":         "Gesichert.",
+		"done.role-changed":           "Gesichert. Mit der neuen Rolle muss sich die Person neu anmelden.",
 		"done.person-removed":         "Die Person wurde entfernt.",
 		"done.person-signed-out":      "Die Person wurde auf allen Geräten abgemeldet.",
 		"done.invite-withdrawn":       "Die Einladung wurde zurückgezogen; sie gilt nicht mehr.",
@@ -696,7 +697,7 @@ func german() catalogue {
 		"network.addresses":      "Adresse der Box",
 		"network.addresses.hint": "Etwa 192.168.1.20/24. Eine, die dein Router niemand anderem gibt; /24 ist für die meisten Haushalte richtig.",
 		"network.gateway":        "Router",
-		"network.gateway.hint":   "Etwa 192.168.1.1. Ohne sie kommt die Box nicht ins Internet.",
+		"network.gateway.hint":   "Etwa 192.168.1.1. Ohne diese Angabe kommt die Box nicht ins Internet.",
 		"network.dns":            "Namensserver",
 		"network.dns.hint":       "Meist noch einmal der Router. Mehrere mit Komma dazwischen.",
 		"network.time":           "Uhrzeit",
@@ -1038,6 +1039,8 @@ func german() catalogue {
 		"logs.level.error":    "Nur Fehler",
 		"logs.query":          "Mit diesen Wörtern",
 		"logs.show":           "Zeigen",
+		"logs.search":         "Suchen",
+		"logs.live":           "Neue Zeilen erscheinen von selbst.",
 		"logs.pause":          "Anhalten",
 		"logs.on":             "Weiter",
 		"logs.none":           "Noch wurde nichts geschrieben.",
@@ -1138,5 +1141,18 @@ func german() catalogue {
 		"manifest.text": "Dein eigenes Stück Internet, zu Hause",
 
 		"gate.busy.right": "Dein Code stimmt. Wenn auf dem anderen Handy zehn Minuten lang nichts geschieht, kann dieses weitermachen.",
+
+		"zone-area.Africa":     "Afrika",
+		"zone-area.America":    "Amerika",
+		"zone-area.Antarctica": "Antarktis",
+		"zone-area.Arctic":     "Arktis",
+		"zone-area.Asia":       "Asien",
+		"zone-area.Atlantic":   "Atlantik",
+		"zone-area.Australia":  "Australien",
+		"zone-area.Europe":     "Europa",
+		"zone-area.Indian":     "Indischer Ozean",
+		"zone-area.Pacific":    "Pazifik",
+
+		"notice.state-restored.at": "Crofts eigene Einstellungen waren beschädigt, deshalb ist es zu seiner Sicherheitskopie von %s zurückgekehrt. Was danach geändert wurde, ist verloren.",
 	}
 }

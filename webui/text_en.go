@@ -519,7 +519,8 @@ func english() catalogue {
 		"invited.type":                "Or open %s and type this code:",
 		"invited.once":                "This is shown only now. If it gets lost, withdraw it and make another. It is",
 		"invited.done":                "Done, back to the people",
-		"done.person-changed":         "Saved. With another role, this person has to sign in again.",
+		"done.person-changed":         "Saved.",
+		"done.role-changed":           "Saved. With the new role, this person has to sign in again.",
 		"done.person-removed":         "The person was removed.",
 		"done.person-signed-out":      "The person was signed out on all devices.",
 		"done.invite-withdrawn":       "The invitation was withdrawn; it no longer works.",
@@ -1042,6 +1043,8 @@ func english() catalogue {
 		"logs.level.error":    "Errors only",
 		"logs.query":          "With these words",
 		"logs.show":           "Show",
+		"logs.search":         "Search",
+		"logs.live":           "New lines appear by themselves.",
 		"logs.pause":          "Pause",
 		"logs.on":             "Go on",
 		"logs.none":           "Nothing was written yet.",
@@ -1142,5 +1145,18 @@ func english() catalogue {
 		"manifest.text": "Your own piece of the internet, at home",
 
 		"gate.busy.right": "Your code is right. If the other phone stays quiet for ten minutes, this one can go on.",
+
+		"zone-area.Africa":     "Africa",
+		"zone-area.America":    "America",
+		"zone-area.Antarctica": "Antarctica",
+		"zone-area.Arctic":     "Arctic",
+		"zone-area.Asia":       "Asia",
+		"zone-area.Atlantic":   "Atlantic",
+		"zone-area.Australia":  "Australia",
+		"zone-area.Europe":     "Europe",
+		"zone-area.Indian":     "Indian Ocean",
+		"zone-area.Pacific":    "Pacific",
+
+		"notice.state-restored.at": "Croft's own settings were damaged, so it went back to its safety copy of %s. What was changed after that is lost.",
 	}
 }

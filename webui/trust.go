@@ -50,8 +50,13 @@ var deviceKinds = []struct {
 // deviceKind is the kind of who asks, by their User-Agent; empty if that does not say it.
 func deviceKind(agent string) string {
 	for _, k := range [][2]string{
-		{"iPhone", "ios"}, {"iPad", "ios"}, {"Android", "android"}, {"Firefox/", "firefox"}, {"Macintosh", "mac"},
-		{"Windows", "windows"}, {"Linux", "linux"},
+		{"iPhone", "ios"},
+		{"iPad", "ios"},
+		{"Android", "android"},
+		{"Firefox/", "firefox"},
+		{"Macintosh", "mac"},
+		{"Windows", "windows"},
+		{"Linux", "linux"},
 	} {
 		if strings.Contains(agent, k[0]) {
 			return k[1]

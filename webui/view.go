@@ -520,6 +520,9 @@ func (c catalogue) concerns(b *api.Box) []concern {
 		if n.Weight == "warn" {
 			key := "notice." + n.Name
 			text := c.or(key, n.Text)
+			if at, err := time.Parse(time.RFC3339, n.Args["at"]); err == nil && c[key+".at"] != "" {
+				text = c.s(key+".at", c.localTime(at, time.UTC))
+			}
 			title, why, found := strings.Cut(text, ". ")
 			if !found {
 				title, why = strings.TrimSuffix(text, "."), ""

@@ -13,7 +13,7 @@ import (
 var zoneNames string
 
 // zones are all time zones to choose from, by continent. current is there and chosen, whatever its name.
-func zones(current string) []group {
+func (c catalogue) zones(current string) []group {
 	if current == "" {
 		current = "UTC"
 	}
@@ -22,13 +22,18 @@ func zones(current string) []group {
 		names = append([]string{current}, names...)
 	}
 	var out []group
+	last := ""
 	for _, name := range names {
 		area, place, found := strings.Cut(name, "/")
 		if !found {
 			area, place = "", name
 		}
-		if len(out) == 0 || out[len(out)-1].Label != area {
-			out = append(out, group{Label: area})
+		if len(out) == 0 || last != area {
+			label := area
+			if label != "" {
+				label = c.or("zone-area."+area, area)
+			}
+			out, last = append(out, group{Label: label}), area
 		}
 		g := &out[len(out)-1]
 		label := strings.NewReplacer("_", " ", "/", ", ").Replace(place)

@@ -9,7 +9,7 @@ import (
 func TestZones(t *testing.T) {
 	for current, want := range map[string]string{"Europe/Berlin": "Europe/Berlin", "Asia/Calcutta": "Asia/Calcutta", "": "UTC"} {
 		n, on := 0, ""
-		for _, g := range zones(current) {
+		for _, g := range german().zones(current) {
 			for _, o := range g.Options {
 				n++
 				if o.On {

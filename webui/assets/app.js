@@ -20,6 +20,12 @@ for (const form of document.querySelectorAll('[data-again]')) {
   setInterval(() => { if (!document.hidden) form.requestSubmit(); }, form.dataset.again * 1000);
 }
 
+// Setting up goes on at the address where it began also after the box got another name: the connection stays open. It
+// also shows other phones that this one is still at it.
+if (body.dataset.kind.startsWith('setup-')) {
+  setInterval(() => { if (!document.hidden) fetch(location.pathname, {method: 'HEAD', cache: 'no-store'}).catch(() => {}); }, 45000);
+}
+
 // Passwords can be looked at.
 for (const field of document.querySelectorAll('input[data-show]')) {
   const button = document.createElement('button');
@@ -73,7 +79,7 @@ function localTimes(root) {
     const d = new Date(t.dateTime);
     if (isNaN(d)) continue;
     const precise = 'precise' in t.dataset; // a line of the logs
-    t.textContent = d.toLocaleString([], precise ? {dateStyle: 'short', timeStyle: 'medium'} : {dateStyle: 'medium', timeStyle: 'short'});
+    t.textContent = d.toLocaleString([], precise ? {day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', second: '2-digit'} : {dateStyle: 'medium', timeStyle: 'short'});
   }
 }
 localTimes(document);
