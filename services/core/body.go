@@ -34,7 +34,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	b, err := io.ReadAll(r.Body)
-	rc.SetReadDeadline(time.Time{}) // what comes next on the connection has its own
+	if err == nil {
+		rc.SetReadDeadline(time.Time{}) // what comes next on the connection has its own; what is left of this body has not
+	}
 	var tooBig *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooBig):

@@ -38,6 +38,8 @@ type fakes struct {
 	recovery api.Recovery
 	refuse   *api.Problem // of everything that acts
 	acted    []string     // "METHOD path body" of everything that acts
+	vitals   *api.Vitals
+	logs     http.Handler // of init's logs, in the place of one line
 }
 
 func (f *fakes) set(change func(f *fakes)) {
@@ -60,6 +62,11 @@ func (f *fakes) did(what string) bool {
 
 func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
+	if logs := f.logs; logs != nil && strings.HasPrefix(r.URL.Path, "/v1/logs") {
+		f.mu.Unlock()
+		logs.ServeHTTP(w, r)
+		return
+	}
 	defer f.mu.Unlock()
 	if f.system == nil && (r.Host == "init" || r.Method != "GET") {
 		http.Error(w, "not now", http.StatusServiceUnavailable)
@@ -111,6 +118,10 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/v1/system":
 		v = f.system
+	case "/v1/vitals":
+		if f.vitals != nil {
+			v = f.vitals
+		}
 	case "/v1/network":
 		if f.network != nil {
 			v = f.network
@@ -329,7 +340,7 @@ func (u *user) do(t testing.TB, method, path string, body any) answer {
 	if a.text, err = io.ReadAll(resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	if resp.Header.Get("Content-Type") == "application/problem+json" {
+	if resp.Header.Get("Content-Type") == "application/problem+json" && method != "HEAD" {
 		a.into(t, &a.problem)
 		if a.problem.Status != resp.StatusCode || a.problem.Title == "" {
 			t.Errorf("status %d with problem %+v", resp.StatusCode, a.problem)
