@@ -44,6 +44,7 @@ func kindOf(action string) string {
 type entryView struct {
 	Icon, Tone, Text, Place string
 	Detail                  string // the device
+	Clock                   string // time of the day
 	At                      time.Time
 }
 
@@ -135,8 +136,9 @@ func (c catalogue) days(entries []api.AuditEntry, zone *time.Location, now time.
 		if day != last || len(out) == 0 {
 			out, last = append(out, dayView{Title: c.day(e.At, zone, now)}), day
 		}
-		d := &out[len(out)-1]
-		d.Entries = append(d.Entries, c.entry(e))
+		d, v := &out[len(out)-1], c.entry(e)
+		v.Clock = e.At.In(zone).Format(c.s("chart.hour"))
+		d.Entries = append(d.Entries, v)
 	}
 	return out
 }

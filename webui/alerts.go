@@ -41,7 +41,7 @@ func (c catalogue) alert(a *api.Alert) concern {
 		Tone: toneLook, Name: a.Name, Target: a.Target, Past: !a.Active,
 		Title: named(c.or(key, a.Text), args), Why: named(c.or(key+".why", ""), args), Next: named(c.or(key+".next", a.Next), args),
 	}
-	if a.Weight == "act" {
+	if a.Weight == "act" && a.Active {
 		k.Tone = toneAct
 	}
 	if a.Target != "" {

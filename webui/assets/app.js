@@ -73,9 +73,9 @@ if (body.dataset.kind === 'starting') {
   wait();
 }
 
-// Times in the phone's own zone.
+// Times in the phone's own zone, but for those that stand below a day of the household.
 function localTimes(root) {
-  for (const t of root.querySelectorAll('time[datetime]')) {
+  for (const t of root.querySelectorAll('time[datetime]:not([data-keep])')) {
     const d = new Date(t.dateTime);
     if (isNaN(d)) continue;
     const precise = 'precise' in t.dataset; // a line of the logs
