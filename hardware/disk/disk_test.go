@@ -331,6 +331,31 @@ func TestFormatAndCheck(t *testing.T) {
 	check(false, 256*mib)
 }
 
+// TestFormatPowerCut cuts the power at many points: what was there, an unfinished partition, or the seed.
+func TestFormatPowerCut(t *testing.T) {
+	old := bytes.Repeat([]byte{0xa5}, SeedSize)
+	r := &recorder{base: old, now: bytes.Clone(old)}
+	if err := format(r, func(float64) {}); err != nil {
+		t.Fatal(err)
+	}
+	seed := r.now
+	rnd := rand.New(rand.NewPCG(3, 4))
+	at := []int{0, 1, 2, 3, 4, len(r.log) - 3, len(r.log) - 2, len(r.log) - 1, len(r.log)}
+	for range 3 {
+		at = append(at, rnd.IntN(len(r.log)))
+	}
+	path := filepath.Join(t.TempDir(), "data")
+	for _, n := range at {
+		img := r.cut(n, rnd)
+		if err := os.WriteFile(path, img, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Finished(path); !errors.Is(err, ErrUnfinished) && !bytes.Equal(img, old) && !bytes.Equal(img, seed) {
+			t.Errorf("cut behind entry %d of %d: neither old, nor new, nor known as unfinished: %v", n, len(r.log), err)
+		}
+	}
+}
+
 func TestDiskOf(t *testing.T) {
 	sys := t.TempDir()
 	part := filepath.Join(sys, "devices/mmc/block/mmcblk0/mmcblk0p7")

@@ -50,6 +50,9 @@ var ErrUnfinished = errors.New("formatting was not finished")
 // unfinished stands where the superblock was while Format is at work.
 const unfinished = "Croft: formatting is under way\n"
 
+// superblockAt is where the superblock begins. Its first sector decides what the partition holds.
+const superblockAt = 1024
+
 // Finished returns ErrUnfinished if Format was cut off on the partition at path.
 func Finished(path string) error {
 	f, err := os.Open(path)
@@ -58,7 +61,7 @@ func Finished(path string) error {
 	}
 	defer f.Close()
 	b := make([]byte, len(unfinished))
-	if _, err := f.ReadAt(b, 1024); err != nil {
+	if _, err := f.ReadAt(b, superblockAt); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	if string(b) == unfinished {
@@ -67,17 +70,24 @@ func Finished(path string) error {
 	return nil
 }
 
-// Format writes the seed over the partition at path, so that all that it held is lost. The superblock gives way to a
-// note first and is written last, each behind a flush: a power cut leaves a partition that is recognised as unusable,
-// and by Finished as what it is, not a mixture. progress is called with 0 to 1.
+// Format writes the seed over the partition at path, so that all that it held is lost. The first sector of the superblock
+// gives way to a note first and is written last, each behind a flush, and a medium writes a sector whole or not at all: a
+// power cut leaves what was there, what Finished knows as unfinished, or the seed. progress is called with 0 to 1.
 //
 // An error that is ErrUnfinished means that what the partition held is gone, any other that it is untouched.
-func Format(path string, progress func(float64)) (err error) {
+func Format(path string, progress func(float64)) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_EXCL, 0)
 	if err != nil {
 		return fmt.Errorf("format: %w", err)
 	}
 	defer f.Close()
+	if err := format(f, progress); err != nil {
+		return fmt.Errorf("format %s: %w", path, err)
+	}
+	return nil
+}
+
+func format(m Medium, progress func(float64)) (err error) {
 	blocks := map[int64][]byte{}
 	if err := SeedBlocks(func(off int64, b []byte) error {
 		blocks[off] = bytes.Clone(b)
@@ -85,27 +95,32 @@ func Format(path string, progress func(float64)) (err error) {
 	}); err != nil {
 		return err
 	}
-	zero := make([]byte, blockSize)
 	write := func(off int64, b []byte) error {
-		if _, err := f.WriteAt(b, off); err != nil {
-			return fmt.Errorf("format %s at %d: %w", path, off, err)
+		if _, err := m.WriteAt(b, off); err != nil {
+			return fmt.Errorf("at %d: %w", off, err)
 		}
 		return nil
 	}
-	note := make([]byte, blockSize)
-	copy(note[1024:], unfinished)
+	decide := func(sector []byte) error {
+		if err := write(superblockAt, sector); err != nil {
+			return err
+		}
+		return m.Sync()
+	}
+	const end = superblockAt + sectorSize
+	seed, note := bytes.Clone(blocks[0][superblockAt:end]), make([]byte, sectorSize)
+	copy(note, unfinished)
+	copy(blocks[0][superblockAt:end], note)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ErrUnfinished, err)
 		}
 	}()
-	if err := write(0, note); err != nil {
+	if err := decide(note); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("format %s: %w", path, err)
-	}
-	for off := int64(blockSize); off < SeedSize; off += blockSize {
+	zero := make([]byte, blockSize)
+	for off := int64(0); off < SeedSize; off += blockSize {
 		b := blocks[off]
 		if b == nil {
 			b = zero
@@ -117,14 +132,11 @@ func Format(path string, progress func(float64)) (err error) {
 			progress(float64(off) / SeedSize)
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("format %s: %w", path, err)
-	}
-	if err := write(0, blocks[0]); err != nil {
+	if err := m.Sync(); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("format %s: %w", path, err)
+	if err := decide(seed); err != nil {
+		return err
 	}
 	progress(1)
 	return nil
