@@ -109,7 +109,8 @@ type personPage struct {
 	Person personView
 	Name   input
 	Role   choice
-	Last   bool // the only owner, who therefore stays one
+	Was    string // the role
+	Last   bool   // the only owner, who therefore stays one
 }
 
 func (v *visit) getPerson() {
@@ -137,7 +138,7 @@ func (v *visit) personPage(p api.Person, name, role string, t trouble) {
 		return
 	}
 	v.render(t.status(), v.named("person", p.Name, personPage{
-		trouble: t, Person: v.person(p), Last: last,
+		trouble: t, Person: v.person(p), Was: p.Role, Last: last,
 		Name: input{Name: "name", Label: v.text.s("person.name"), Hint: v.text.s("person.name.hint"), Value: name, Problem: t.Fields["name"], Max: maxName},
 		Role: v.roles(role, t.Fields["role"]),
 	}))
@@ -179,11 +180,14 @@ func (v *visit) postPerson() {
 	req := api.PersonChange{Name: v.field("name"), Role: v.field("role")}
 	p, err := v.call(http.MethodPut, v.personPath(), req, nil)
 	if p == nil && err == nil {
-		to := "/people"
+		to, done := "/people", "person-changed"
+		if was := v.field("was"); was != "" && was != req.Role {
+			done = "role-changed" // which ends the person's sessions
+		}
 		if v.r.PathValue("id") == v.session.Person.ID { // who may be no owner any more
 			to = "/me"
 		}
-		v.done(to, "person-changed")
+		v.done(to, done)
 		return
 	}
 	t, ok := v.trouble(p, err, map[string]string{"name": "name", "role": "role", "name-taken": "name", "last-owner": "role"})

@@ -173,6 +173,7 @@ func TestRoomForms(t *testing.T) {
 	words := regexp.MustCompile(`[A-Za-z0-9] [A-Za-z]`) // a sentence, which another language says otherwise
 	for _, tt := range []sent{
 		{"change a person", "/people/p2", url.Values{"name": {" Benjamin "}, "role": {"owner"}}, "PUT /people/p2", nil, `{"name":"Benjamin","role":"owner"}`, 303, "/people?done=person-changed", nil, nil},
+		{"change a role", "/people/p2", url.Values{"name": {"Ben"}, "was": {"member"}, "role": {"owner"}}, "PUT /people/p2", nil, "", 303, "/people?done=role-changed", nil, nil},
 		{"change oneself", "/people/p1", url.Values{"name": {"Ada"}, "role": {"member"}}, "PUT /people/p1", nil, "", 303, "/me?done=person-changed", nil, nil},
 		{"a name that is taken", "/people/p2", url.Values{"name": {kept}, "role": {"owner"}}, "PUT /people/p2", problem(422, "invalid", field("/name", "name-taken")), "", 422, "", []string{kept, `id="name-problem"`, `value="owner" checked`}, []string{"Text of core"}},
 		{"the last owner", "/people/p2", url.Values{"name": {kept}, "role": {"member"}}, "PUT /people/p2", problem(409, "last-owner"), "", 409, "", []string{kept, `id="role-problem"`}, nil},
