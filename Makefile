@@ -3,7 +3,7 @@
 BOARD ?= pc
 OUT   ?= out
 
-.PHONY: run test test-fast image images bench lint setup
+.PHONY: run test test-fast image flash images bench lint setup
 
 run: ## boot a Croft on this machine (FRESH=1 starts over; HTTP_PORT, HTTPS_PORT)
 	@scripts/setup.sh image run
@@ -22,6 +22,12 @@ test-fast: ## units only, no images, no virtual machines
 image: ## build out/croft-$(BOARD).img and what belongs to it
 	@scripts/setup.sh image $(if $(filter pc,$(BOARD)),,image-arm64)
 	@go run ./scripts/croft build --board $(BOARD) --out $(OUT)
+
+IMG ?= $(OUT)/croft-$(BOARD).img
+
+flash: ## put an image onto a card or stick: DEV=/dev/sdX, IMG=…, ARGS='--hostname …'; without DEV, list the drives
+	@mkdir -p $(OUT) && go build -o $(OUT)/croft.bin ./scripts/croft
+	@if [ -b "$(DEV)" ] && [ ! -w "$(DEV)" ]; then as=sudo; fi; exec $$as $(OUT)/croft.bin flash "$(IMG)" $(DEV) $(ARGS)
 
 bench: ## measure against the budgets of docs/architecture.md, beside named peers
 	@scripts/setup.sh image image-arm64 run test bench
