@@ -71,7 +71,7 @@ func (s *Settings) Normalise() error {
 }
 
 func validName(s string) bool {
-	return len(s) >= 1 && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' &&
+	return len(s) >= 1 && len(s) <= 63 && s != "localhost" && s[0] != '-' && s[len(s)-1] != '-' &&
 		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
