@@ -84,6 +84,10 @@ func (v *visit) boxFor(b *api.Box, h *watch) *boxView {
 	if view.Owner = v.owner(); view.Owner && b.Network != nil && b.Network.Trial != nil {
 		left := int((ms(b.Network.Trial.LeftMS) + time.Second - 1) / time.Second)
 		view.Trial = &homeTrialView{left, strings.ReplaceAll(v.text.s("trial.left"), "{n}", strconv.Itoa(left))}
+		if view.Head.Tone != toneOK { // it waits, and the trial does not
+			view.Also = append([]concern{view.Head}, view.Also...)
+		}
+		view.Head = concern{Tone: toneLook, Title: v.text.s("trial.title"), Why: v.text.s("trial.text")}
 	}
 	if view.Rescue != nil {
 		switch name := v.r.URL.Query().Get("problem"); name {

@@ -33,7 +33,7 @@ type follower struct {
 // followers are the pages that follow the box, by their route; "rescue" is the start page in rescue mode.
 func followers() map[string]follower {
 	return map[string]follower{
-		"GET /{$}": {whoAnyone, []string{"headline", "trial-card", "concerns", "vitals", "reach", "state"}, (*visit).followHome},
+		"GET /{$}": {whoAnyone, []string{"headline", "concerns", "vitals", "reach", "state"}, (*visit).followHome},
 		"rescue":   {whoAnyone, []string{"headline", "concerns", "vitals", "services", "reach", "boot", "gaps", "about"}, (*visit).followHome},
 		"GET /services": {whoPeople, []string{"service-list"}, func(v *visit, _ *url.URL) func(*api.Box) any {
 			return func(b *api.Box) any { return v.text.view(b, scheme(v.r)) }

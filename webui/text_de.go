@@ -479,6 +479,7 @@ func german() catalogue {
 		"person.sessions.submit":      "Überall abmelden",
 		"person.password":             "Neues Passwort",
 		"person.password.text":        "Wenn %s das Passwort vergessen hat: Das macht einen Link, der einen Tag gilt, um ein neues zu wählen. Niemand sonst bekommt es zu sehen. Der zweite Faktor ist danach aus, und alle Geräte sind abgemeldet.",
+		"person.password.first":       "%s hat noch kein Passwort. Das macht einen Link, der einen Tag gilt, um eines zu wählen.",
 		"person.password.submit":      "Link machen",
 		"person.remove":               "Entfernen",
 		"person.remove.text":          "Bevor etwas geschieht, wirst du noch einmal gefragt.",
@@ -737,6 +738,7 @@ func german() catalogue {
 		"diff.before":          "Vorher",
 		"diff.after":           "Nachher",
 		"diff.none":            "nicht da",
+		"diff.zone.none":       "keine gewählt",
 		"diff.gateway":         "Router %s",
 		"diff.dns":             "Namensserver %s",
 		"diff.ntp.none":        "die Liste von Croft",
@@ -914,7 +916,7 @@ func german() catalogue {
 		"chart.day24":      "24 Stunden",
 		"chart.days30":     "30 Tage",
 		"chart.none":       "Noch nichts gemessen",
-		"chart.span":       "Tiefster Wert %s, höchster %s",
+		"chart.span":       "Zwischen %s und %s",
 		"chart.label":      "%s in den letzten %s: tiefster Wert %s, höchster %s, jetzt %s.",
 		"chart.label.gap":  "%s in den letzten %s: tiefster Wert %s, höchster %s. Gerade wird nichts gemessen.",
 		"chart.label.none": "%s: In den letzten %s wurde nichts gemessen.",
@@ -934,7 +936,7 @@ func german() catalogue {
 		"traffic.text":    "%s hinein, %s hinaus (gestrichelt)",
 
 		"state.title": "Gerade jetzt",
-		"state.up":    "Läuft",
+		"state.up":    "Läuft seit",
 
 		"reach.qr":      "QR-Code der Adresse",
 		"reach.qr.text": "Zum Vergrößern tippen, dann die Kamera eines anderen Handys darauf richten.",
@@ -1020,8 +1022,8 @@ func german() catalogue {
 		"done.service-restarted":  "Der Teil wird neu gestartet.",
 
 		"diagnosis.title":   "Diagnosedatei",
-		"diagnosis.text":    "Für alle, die dir helfen: eine Datei mit dem, was die Teile geschrieben haben, dem Zustand der Box, ihren Einstellungen und Messwerten. Namen von Personen und Adressen in deinem Netzwerk stehen darin.",
-		"diagnosis.without": "Nicht darin: Passwörter, Codes, Schlüssel, Anmeldungen und deine Dateien.",
+		"diagnosis.text":    "Für alle, die dir helfen: eine Datei mit dem, was die Teile geschrieben haben, dem Zustand der Box, ihren Einstellungen und Messwerten. Der Name der Box und Adressen in deinem Netzwerk stehen darin.",
+		"diagnosis.without": "Nicht darin: Passwörter, Codes und Schlüssel, Namen von Personen und deine Dateien.",
 		"diagnosis.get":     "Diagnosedatei holen",
 
 		"list.older":  "Älteres",

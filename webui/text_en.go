@@ -483,6 +483,7 @@ func english() catalogue {
 		"person.sessions.submit":      "Sign out everywhere",
 		"person.password":             "New password",
 		"person.password.text":        "If %s has forgotten the password: this makes a link, good for a day, to choose a new one. Nobody else gets to see it. With it the second factor is turned off, and all devices are signed out.",
+		"person.password.first":       "%s has no password yet. This makes a link, good for a day, to choose one.",
 		"person.password.submit":      "Make a link",
 		"person.remove":               "Remove",
 		"person.remove.text":          "You are asked once more before anything happens.",
@@ -741,6 +742,7 @@ func english() catalogue {
 		"diff.before":          "Before",
 		"diff.after":           "After",
 		"diff.none":            "not there",
+		"diff.zone.none":       "none chosen",
 		"diff.gateway":         "router %s",
 		"diff.dns":             "name servers %s",
 		"diff.ntp.none":        "Croft's own list",
@@ -918,7 +920,7 @@ func english() catalogue {
 		"chart.day24":      "24 hours",
 		"chart.days30":     "30 days",
 		"chart.none":       "Nothing measured yet",
-		"chart.span":       "Lowest %s, highest %s",
+		"chart.span":       "Between %s and %s",
 		"chart.label":      "%s in the last %s: lowest %s, highest %s, now %s.",
 		"chart.label.gap":  "%s in the last %s: lowest %s, highest %s. Nothing is measured just now.",
 		"chart.label.none": "%s: nothing was measured in the last %s.",
@@ -938,7 +940,7 @@ func english() catalogue {
 		"traffic.text":    "%s in, %s out (dashed)",
 
 		"state.title": "Right now",
-		"state.up":    "Running",
+		"state.up":    "Up for",
 
 		"reach.qr":      "QR code of the address",
 		"reach.qr.text": "Tap to enlarge, then point another phone's camera at it.",
@@ -1024,8 +1026,8 @@ func english() catalogue {
 		"done.service-restarted":  "It is being restarted.",
 
 		"diagnosis.title":   "Diagnosis file",
-		"diagnosis.text":    "For who helps you: a file with what the parts wrote, the state of the box, its settings and measurements. Names of people and addresses in your network are in it.",
-		"diagnosis.without": "Not in it: passwords, codes, keys, sessions, and your files.",
+		"diagnosis.text":    "For who helps you: a file with what the parts wrote, the state of the box, its settings and measurements. The name of the box and addresses in your network are in it.",
+		"diagnosis.without": "Not in it: passwords, codes and keys, people's names, and your files.",
 		"diagnosis.get":     "Get the diagnosis file",
 
 		"list.older":  "Older",

@@ -26,6 +26,7 @@ type boxView struct {
 	Head     concern
 	Also     []concern
 	Up       string
+	UpFor    string
 	Clock    fact
 	Reach    reachView
 	Vitals   []vitalView
@@ -110,6 +111,7 @@ func (c catalogue) viewWith(b *api.Box, scheme string, h *watch) *boxView {
 	s := &b.System
 	v := &boxView{
 		Up:     c.s("head.up", c.past(ms(s.UptimeMS))),
+		UpFor:  c.past(ms(s.UptimeMS)),
 		Reach:  c.reach(b, scheme),
 		Vitals: c.vitals(b, h),
 		Clock:  c.clock(b),

@@ -50,14 +50,6 @@ func (c catalogue) cpu(b *api.Box, h *watch) (vitalView, bool) {
 	}
 	load := m.Load1 / float64(m.CPUs)
 	v := vitalView{Icon: "cpu", Label: c.s("vital.cpu"), Tone: toneOK, Percent: percent(load)}
-	switch {
-	case load >= 1.5:
-		v.Word = c.s("cpu.very")
-	case load >= 0.5:
-		v.Word = c.s("cpu.busy")
-	default:
-		v.Word = c.s("cpu.quiet")
-	}
 	key := "cpu.text.other"
 	if m.CPUs == 1 {
 		key = "cpu.text.one"
@@ -65,6 +57,14 @@ func (c catalogue) cpu(b *api.Box, h *watch) (vitalView, bool) {
 	v.Text = c.s(key, m.Load1, m.CPUs)
 	if last := h.last(api.SeriesCPU); last != nil {
 		v.Text = c.s("cpu.used", last.Mean)
+	}
+	switch {
+	case load >= 1.5:
+		v.Word = c.s("cpu.very")
+	case load >= 0.5:
+		v.Word = c.s("cpu.busy")
+	default:
+		v.Word = c.s("cpu.quiet")
 	}
 	c.chart(&v, h, scale{high: 100, say: func(f float64) string { return c.s("cpu.percent", f) }, ends: true}, api.SeriesCPU)
 	return v, true
