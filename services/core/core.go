@@ -3,10 +3,15 @@
 // stream, and what owners do to the box. What the API can do, and who may ask for it, stands in one table (operations);
 // one function (serve) decides by it.
 //
-// Limits: Nothing but the gateway and the web UI may connect, so what they say about a client's address and scheme is
+// Limits: nothing but the gateway and the web UI may connect, so what they say about a client's address and scheme is
 // believed. Everything that checks a secret makes who fails wait; strangers share one allowance, so a stranger on the LAN
-// can delay the sign-in of a device that was never signed in before, but not of one that was (see limiter). At most two
-// bodies of 64 KiB and one password hash (19 MiB) are worked on at a time for each … of the process's 96 MiB.
+// can delay the sign-in of a device that was never signed in before, but not of one that was (see limiter). What others
+// have to do (init, network, discovery) is looked at once a minute, so that a service that comes back may be told its name
+// and configuration a minute late.
+//
+// Memory, at worst, of the 96 MiB that the process may take: some 25 MiB at rest, 19 MiB for a password's hash (one at a
+// time, given back at once), 64 KiB for each body that is being received (the gateway bounds how many), 1 MiB for what is
+// remembered of clients, 2 MiB for 32 event streams, and one bundle for diagnosis.
 //
 // Sources: RFC 9457 (problem details), RFC 9110 (entity tags, conditions), RFC 6750 (bearer tokens), RFC 6265bis (cookies
 // and their name prefixes), RFC 6901 (JSON pointers), OpenAPI 3.1, the HTML standard's section on server-sent events.

@@ -161,19 +161,33 @@ type box struct {
 // start runs core as its process does.
 func start(t testing.TB) *box {
 	t.Helper()
-	return startIn(t, "")
+	dir, err := os.MkdirTemp("", "core")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return startIn(t, dir)
 }
 
-// startIn does so on a state directory that an earlier one left.
+// startIn does so on a state directory that an earlier one may have left.
 func startIn(t testing.TB, dir string) *box {
 	t.Helper()
-	if dir == "" {
-		var err error
-		if dir, err = os.MkdirTemp("", "core"); err != nil {
-			t.Fatal(err)
+	b, env, ctx, wg := surround(t, dir)
+	me := uint32(os.Getuid())
+	wg.Go(func() {
+		if err := Run(ctx, env, Config{GatewayUID: me, WebUIUID: me, Licences: writeLicences(t, dir)}); err != nil {
+			t.Error(err)
 		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-	}
+	})
+	b.raw = env.Client("core")
+	b.raw.Transport.(*http.Transport).DisableCompression = true // the tests ask for it themselves
+	b.client = &http.Client{Transport: &recorder{t, b.raw.Transport}}
+	return b
+}
+
+// surround puts fakes around a core that is yet to be started in ctx.
+func surround(t testing.TB, dir string) (*box, *daemon.Env, context.Context, *sync.WaitGroup) {
+	t.Helper()
 	f := &fakes{
 		system: &api.System{
 			Name: "croft", Mode: api.ModeNormal, Version: "1", Phases: []api.Phase{}, Gaps: []api.Gap{},
@@ -182,7 +196,7 @@ func startIn(t testing.TB, dir string) *box {
 		network: &api.Network{}, disc: &api.Discovery{Name: "croft", Wanted: "croft"}, code: goodCode,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
+	wg := &sync.WaitGroup{}
 	stop := sync.OnceFunc(func() { cancel(); wg.Wait() })
 	t.Cleanup(stop)
 	listen := func(name string) net.Listener {
@@ -203,15 +217,7 @@ func startIn(t testing.TB, dir string) *box {
 		Name: "core", Log: slog.New(slog.NewTextHandler(log, nil)), StateDir: dir, SocketDir: dir,
 		Listeners: map[string]net.Listener{"core": listen("core")}, Notify: func(string) {},
 	}
-	me := uint32(os.Getuid())
-	wg.Go(func() {
-		if err := Run(ctx, env, Config{GatewayUID: me, WebUIUID: me, Licences: writeLicences(t, dir)}); err != nil {
-			t.Error(err)
-		}
-	})
-	c := env.Client("core")
-	c.Transport.(*http.Transport).DisableCompression = true // the tests ask for it themselves
-	return &box{f, &http.Client{Transport: &recorder{t, c.Transport}}, c, log, dir, stop}
+	return &box{fakes: f, log: log, dir: dir, stop: stop}, env, ctx, wg
 }
 
 func writeLicences(t testing.TB, dir string) string {

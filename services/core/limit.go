@@ -92,7 +92,8 @@ func (l *limiter) take(client, at string) (wait time.Duration) {
 	b := l.bucket(client)
 	b.fill(t)
 	if b.left < 1 {
-		return time.Duration((1 - b.left) / b.perMin * float64(time.Minute))
+		// Never 0, which would be a yes, however little is missing.
+		return time.Second + time.Duration((1-b.left)/b.perMin*float64(time.Minute))
 	}
 	b.left--
 	if c == nil {

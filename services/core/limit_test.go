@@ -104,3 +104,41 @@ func TestClientKey(t *testing.T) {
 		}
 	}
 }
+
+// Who was right before has tries of its own, but not without an end.
+func TestLimiterTrust(t *testing.T) {
+	now := time.Now()
+	l := newLimiter(func() time.Time { return now })
+	l.take("phone", "anna")
+	l.won("phone", "anna")
+	for i := 0; l.take(fmt.Sprint("stranger", i), "anna") == 0; i++ {
+	}
+	if w := l.take("tablet", "anna"); w == 0 {
+		t.Error("strangers have tries left")
+	}
+	passed := 0
+	for i := range 600 { // ten minutes, always at another name
+		if l.take("phone", fmt.Sprint(i)) == 0 {
+			passed++
+		}
+		now = now.Add(time.Second)
+	}
+	if most := 11 * ownPerMin; passed > most || passed < most-2 {
+		t.Errorf("%d tries in ten minutes, want %d", passed, most)
+	}
+	// Being right at one name wipes out nothing at another.
+	for range freeTries {
+		l.take("member", "owner")
+	}
+	l.take("member", "member")
+	l.won("member", "member")
+	if l.take("member", "owner") == 0 {
+		t.Error("a right password of one's own made up for wrong ones of another's")
+	}
+	for i := range 3 * maxClients {
+		l.trust(fmt.Sprint(i))
+	}
+	if len(l.trusted) > maxClients {
+		t.Errorf("%d trusted", len(l.trusted))
+	}
+}
