@@ -119,7 +119,7 @@ func (c catalogue) value(p string, raw json.RawMessage) string {
 	if empty(raw) {
 		switch {
 		case p == "/time_zone":
-			return "UTC"
+			return c.s("diff.zone.none")
 		case p == "/network/ntp":
 			return c.s("diff.ntp.none")
 		case strings.HasPrefix(p, "/network/interfaces/"):

@@ -47,7 +47,6 @@ type personView struct {
 	SecondFactor         bool
 	Waits                bool // for a password: the invitation was not taken yet
 	You                  bool
-	Created              time.Time
 }
 
 // inviteView is an invitation that nobody took yet.
@@ -58,7 +57,7 @@ type inviteView struct {
 func (v *visit) person(p api.Person) personView {
 	return personView{
 		ID: p.ID, Name: p.Name, Role: v.text.or("role."+p.Role, p.Role), Seen: v.text.seen(p.Seen), SecondFactor: p.SecondFactor,
-		Waits: !p.HasPassword, You: v.session.Person.ID == p.ID, Created: p.Created,
+		Waits: !p.HasPassword, You: v.session.Person.ID == p.ID,
 	}
 }
 

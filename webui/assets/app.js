@@ -206,14 +206,6 @@ for (const b of document.querySelectorAll('[data-copy]')) {
   };
 }
 
-// The phone's own time zone, where none was chosen yet.
-const zone = document.querySelector('[data-zone] select');
-if (zone && zone.value === 'UTC') {
-  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  if (own && ![...zone.options].some(o => o.value === own)) zone.prepend(new Option(own.replaceAll('_', ' '), own));
-  if (own) zone.value = own;
-}
-
 // A network on trial: how long still, whether the box answers here, and what came of it.
 const timer = document.querySelector('[data-left]');
 if (timer) {
