@@ -19,7 +19,7 @@ import (
 
 const (
 	maxFilter  = 200             // bytes of ?service= and ?q=
-	maxLogs    = 4 << 20         // bytes of a page of lines
+	maxLogs    = 1 << 20         // bytes of a page of lines
 	maxLogLine = 64 << 10        // bytes of a line of a stream
 	logTimeout = 5 * time.Second // for init to look through what it has on disk
 )
