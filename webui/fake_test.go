@@ -22,7 +22,8 @@ type fakeCore struct {
 	session *api.Session // of the cookie croft_session=good
 	setup   api.Setup
 	on      map[string]any
-	events  chan string // what the stream says
+	events  chan string // what the stream says; the newest one, if there are several
+	newer   chan struct{}
 
 	got    []*http.Request
 	bodies []string
@@ -103,6 +104,11 @@ func (f *fakeCore) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (f *fakeCore) stream(r *http.Request) io.ReadCloser {
+	if f.newer != nil {
+		close(f.newer)
+	}
+	newer := make(chan struct{})
+	f.newer = newer
 	pr, pw := io.Pipe()
 	go func() {
 		defer pw.Close()
@@ -113,6 +119,8 @@ func (f *fakeCore) stream(r *http.Request) io.ReadCloser {
 					return
 				}
 				io.WriteString(pw, s)
+			case <-newer:
+				return
 			case <-r.Context().Done():
 				return
 			}
