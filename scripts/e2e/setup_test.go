@@ -128,7 +128,7 @@ func household(b, other *box, code string) []step {
 				b.t.Error("a change of the network is not tried first")
 			}
 		}},
-		{"keep it", func() { b.api("POST", "/network/keep", nil, nil, 200) }},
+		{"keep it", func() { b.api("POST", "/network/keep", nil, nil, 204) }},
 		{"role", func() {
 			b.api("GET", "/people", nil, &people, 200)
 			i := slices.IndexFunc(people.Items, func(p api.Person) bool { return p.Name == "Jörg" })
