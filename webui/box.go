@@ -87,7 +87,7 @@ func (v *visit) boxFor(b *api.Box, h *watch) *boxView {
 		if view.Head.Tone != toneOK { // it waits, and the trial does not
 			view.Also = append([]concern{view.Head}, view.Also...)
 		}
-		view.Head = concern{Tone: toneLook, Title: v.text.s("trial.title"), Why: v.text.s("trial.text")}
+		view.Head = concern{Tone: toneLook, Title: v.text.s("head.trial"), Why: v.text.s("trial.text")}
 	}
 	if view.Rescue != nil {
 		switch name := v.r.URL.Query().Get("problem"); name {

@@ -945,12 +945,14 @@ func german() catalogue {
 		"head.again.one":   "Es ist etwas passiert, das du noch nicht gesehen hast.",
 		"head.again.other": "Es sind %d Dinge passiert, die du noch nicht gesehen hast.",
 		"head.before":      "Was vorher passiert ist",
+		"head.trial":       "Die neuen Netzwerkeinstellungen behalten?",
 		"head.look":        "Ansehen",
 
 		"rescue.cancel": "Prüfung abbrechen",
 
 		"alerts.title": "Was du sehen solltest",
 		"alerts.text":  "Was mit der Box passiert ist, bleibt hier, bis es jemand von denen gesehen hat, denen sie gehört.",
+		"alerts.list":  "Noch nicht gesehen",
 		"alerts.none":  "Nichts. Wenn der Speicher voll oder die Box heiß wird oder etwas immer wieder ausfällt, steht es hier – auch wenn es schon vorbei ist, wenn du nachsiehst.",
 		"alerts.seen":  "Gesehen",
 		"alerts.often": "%d-mal",

@@ -949,12 +949,14 @@ func english() catalogue {
 		"head.again.one":   "Something happened that you have not seen yet.",
 		"head.again.other": "%d things happened that you have not seen yet.",
 		"head.before":      "What happened before",
+		"head.trial":       "Keep the new network settings?",
 		"head.look":        "Look at it",
 
 		"rescue.cancel": "Stop the check",
 
 		"alerts.title": "Needs a look",
 		"alerts.text":  "What happened to the box stays here until an owner has seen it.",
+		"alerts.list":  "Not yet seen",
 		"alerts.none":  "Nothing. When the disk fills up, the box gets hot or something keeps failing, it is kept here even if it is over when you look.",
 		"alerts.seen":  "Seen",
 		"alerts.often": "%d times",

@@ -130,6 +130,7 @@ if (offline) {
     if (paused) return;
     const {rescue = '', problem = ''} = box ? box.dataset : {};
     const page = location.pathname + location.search;
+    let first = true;
     stream = new EventSource(offline.dataset.live + '?' + new URLSearchParams({version: body.dataset.version, page, rescue, problem}));
     stream.addEventListener('beat', hear);
     stream.addEventListener('reload', () => { stream.close(); location.reload(); });
@@ -144,7 +145,8 @@ if (offline) {
       hear();
       const list = by('lines'), fresh = parse(`<ol>${JSON.parse(e.data)}</ol>`).firstChild;
       const known = [...fresh.children].filter(l => l.id && by(l.id));
-      if (fresh.childElementCount > 50 && !known.length) list.replaceChildren(); // too much was missed
+      if (first && !known.length) list.replaceChildren(); // too much was missed
+      first = false;
       known.forEach(l => {
         if (l.nextElementSibling && !l.nextElementSibling.id) l.nextElementSibling.remove();
         l.remove();
