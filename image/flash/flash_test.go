@@ -325,11 +325,10 @@ func TestWrite(t *testing.T) {
 	})
 }
 
-// TestLoop flashes a block device, where the kernel lets this test make one.
-func TestLoop(t *testing.T) {
-	img := openImage(t, image(t, "gpt.img.zst"))
-	path := filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, img.Size+5*mib)); err != nil {
+// loop makes a block device of a file, where the kernel lets this test do so.
+func loop(t *testing.T, path string, size int64) string {
+	t.Helper()
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
@@ -337,7 +336,19 @@ func TestLoop(t *testing.T) {
 		t.Skipf("no loop device: %v: %s", err, out)
 	}
 	dev := strings.TrimSpace(string(out))
-	defer exec.Command("losetup", "-d", dev).Run()
+	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	return dev
+}
+
+func TestBlockDevice(t *testing.T) {
+	img := openImage(t, image(t, "gpt.img.zst"))
+	dir, err := os.MkdirTemp("/dev/shm", "croft-flash-") // each flush would reach this computer's own disk
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "disk")
+	dev := loop(t, path, img.Size+5*mib)
 	target, err := OpenTarget(dev, img.Size)
 	if err != nil {
 		t.Fatal(err)
@@ -350,6 +361,52 @@ func TestLoop(t *testing.T) {
 		t.Fatalf("%s, %v", state, err)
 	}
 	same(t, img, path)
+
+	// What changes below the device once it is written is found, for it is not this computer's memory that is read back.
+	below, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer below.Close()
+	at := img.Layout.Partition(img.Layout.Root[layout.SlotA]).Start + 3*mib + 77
+	var once sync.Once
+	state, err := Write(t.Context(), img, target, settings, func(phase string, _ int64) {
+		if phase == Reading {
+			once.Do(func() {
+				if _, err := below.WriteAt([]byte{0xff}, at); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})
+	var v *VerifyError
+	if state != Cleared || !errors.As(err, &v) || v.Offset != at {
+		t.Errorf("changed below: %s, %v, want a difference at %d", state, err, at)
+	}
+}
+
+// TestFailingBlockDevice: a device that takes writes into memory, and fails when they are to reach what is below it.
+func TestFailingBlockDevice(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("croft-test", dir, "tmpfs", 0, "size=8m"); err != nil {
+		t.Skipf("no tmpfs: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	img := openImage(t, image(t, "gpt.img"))
+	dev := loop(t, filepath.Join(dir, "disk"), img.Size)
+	target, err := OpenTarget(dev, img.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	state, err := Write(t.Context(), img, target, settings, silent)
+	var gone *GoneError
+	if state != Cleared || !errors.As(err, &gone) {
+		t.Errorf("%s, %v", state, err)
+	}
 }
 
 // drive is a file that stands for a drive with a fault.

@@ -93,6 +93,7 @@ func (b *box) exit(ctx context.Context, err error) int {
 	var refused *refusedError
 	var usage usageError
 	var unknown x509.UnknownAuthorityError
+	var unproven *tls.CertificateVerificationError
 	var unsent *url.Error
 	switch {
 	case err == nil:
@@ -115,6 +116,8 @@ func (b *box) exit(ctx context.Context, err error) int {
 		fmt.Fprintf(b.err, "%s shows a certificate of an authority that this computer does not know. Each box has its own: fetch it from "+
 			"%s/croft-ca.pem, compare its fingerprint with the one on the box's screen, and name it with --ca; or give that fingerprint "+
 			"with --fingerprint.\n", b.base.Host, b.base)
+	case errors.As(err, &unproven):
+		fmt.Fprintf(b.err, "%s does not prove that it is your box, so it did not get your token. (%v)\n", b.base.Host, unproven.Err)
 	case errors.As(err, &unsent):
 		fmt.Fprintf(b.err, "Can't reach the box at %s. Check that it has power and that this computer is on the same network; \"croft find\" "+
 			"lists the boxes there. (%v)\n", b.base, unsent.Err)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	_ "time/tzdata" // to check time zones on computers without a database of them
 
 	"golang.org/x/sys/unix"
 
@@ -114,7 +115,7 @@ func (f *flasher) run(ctx context.Context, imgPath, ssid string) int {
 	img, err := flash.OpenImage(ctx, imgPath, func(done int64) { p.show(done, 0) })
 	p.end()
 	if err != nil {
-		return f.fail(ctx, exitFailed, "%v. The drive was not touched.", err)
+		return f.fail(ctx, exitFailed, "%s. %s was not touched.", strings.TrimSuffix(why(ctx, err), "."), f.path)
 	}
 	if p := f.problem(img.Size); p != "" {
 		return f.fail(ctx, exitNo, "%s", p)
