@@ -134,6 +134,9 @@ func household(b, other *box, code string) []step {
 			i := slices.IndexFunc(people.Items, func(p api.Person) bool { return p.Name == "Jörg" })
 			b.api("PUT", "/people/"+people.Items[i].ID, api.PersonChange{Name: "Jörg", Role: api.RoleOwner}, nil, 200)
 		}},
+		{"sign in again", func() { // with the new role
+			other.api("POST", "/session", api.SessionRequest{Name: "Jörg", Password: password + "!"}, nil, 201)
+		}},
 		{"password", func() {
 			other.api("PUT", "/me/password", api.PasswordChange{Old: password + "!", New: password + "?"}, nil, 204)
 		}},
