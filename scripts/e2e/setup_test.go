@@ -403,7 +403,9 @@ func dumpTable(ctx context.Context, db *sql.DB, table string, out *strings.Build
 				line += fmt.Sprintf(" %s=%v", name, v)
 			}
 		}
-		lines = append(lines, line)
+		if !strings.HasPrefix(line, "settings key=copied ") { // when the last good copy was made
+			lines = append(lines, line)
+		}
 	}
 	slices.Sort(lines)
 	for _, l := range lines {
