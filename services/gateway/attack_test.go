@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // dialFrom connects from an address of the loopback network, so that tests have more than one client.
@@ -285,6 +288,14 @@ func TestSmuggling(t *testing.T) {
 		"HTTP/1.0 TE":       "POST /open HTTP/1.0\r\nHost: croft.local\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk,
 		"split by path":     "GET /open\r\nHost:croft.local\r\n\r\n" + "x",
 		"split by host":     "GET /open HTTP/1.1\r\nHost: croft.local\rX: y\r\n\r\n",
+		"line in extension": post + "Transfer-Encoding: chunked\r\n\r\n4;a=\"\nb\"\r\nabcd\r\n0\r\n\r\n" + "x",
+		"LF in chunk size":  post + "Transfer-Encoding: chunked\r\n\r\n2\nab\n0\n\n" + "x",
+		"chunk too long":    post + "Transfer-Encoding: chunked\r\n\r\n2\r\nabGET /hidden HTTP/1.1\r\nHost: croft.local\r\n\r\n0\r\n\r\n",
+		"hex length":        post + fmt.Sprintf("Content-Length: 0x%x\r\n\r\n%s", len(hidden), hidden),
+		"empty length":      post + "Content-Length: \r\n\r\n" + hidden + "x",
+		"folded length":     post + fmt.Sprintf("Content-Length:\r\n %d\r\n\r\n%s", len(hidden), hidden),
+		"trailer length":    post + "Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\nContent-Length: 45\r\n\r\n" + "x",
+		"vertical tab":      post + "Transfer-Encoding:\x0bchunked\r\n\r\n" + chunk,
 		"length on upgrade": "GET /open HTTP/1.1\r\nHost: croft.local\r\nConnection: Upgrade, Content-Length\r\nUpgrade: h2c\r\nContent-Length: 45\r\n\r\n" + hidden,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -298,6 +309,131 @@ func TestSmuggling(t *testing.T) {
 			for _, p := range seen {
 				if p != "/open" {
 					t.Errorf("the service saw %s", p)
+				}
+			}
+			seen = nil
+		})
+	}
+}
+
+// TestHeaderInjection sends over HTTP/2 what would be another field, or another request, once it is written out
+// in HTTP/1.1 (RFC 9113 section 10.3). Either it is refused, or the service sees it as what it is.
+func TestHeaderInjection(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	var mu sync.Mutex
+	var seen []string
+	serve(t, env, "webui", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		if r.URL.Path != "/open" || r.Header.Get("X-Injected") != "" || r.Header.Get("Transfer-Encoding") != "" || len(r.TransferEncoding) > 0 {
+			seen = append(seen, fmt.Sprintf("%s %s %q %v", r.Method, r.URL, r.Header, r.TransferEncoding))
+		}
+	})
+	g := start(t, env, testLimits())
+	const hidden = "\r\n\r\nGET /hidden HTTP/1.1\r\nHost: croft.local\r\n\r\n"
+	for name, fields := range map[string][][2]string{
+		"line in a value":     {{"x-a", "b\r\nX-Injected: yes"}},
+		"LF in a value":       {{"x-a", "b\nX-Injected: yes"}},
+		"NUL in a value":      {{"x-a", "b\x00X-Injected: yes"}},
+		"request in a value":  {{"x-a", "b" + hidden}},
+		"line in a name":      {{"x-a: b\r\nx-injected", "yes"}},
+		"colon in a name":     {{"x-injected:", "yes"}},
+		"capitals in a name":  {{"X-Injected", "yes"}},
+		"space in a name":     {{"x-injected ", "yes"}},
+		"transfer-encoding":   {{"transfer-encoding", "chunked"}},
+		"connection":          {{"connection", "x-forwarded-for"}},
+		"wrong length":        {{"content-length", "45"}},
+		"two lengths":         {{"content-length", "0"}, {"content-length", "45"}},
+		"line in the path":    {{":path", "/open HTTP/1.1" + hidden}},
+		"line in the method":  {{":method", "GET /hidden HTTP/1.1\r\nX-Injected: yes\r\n\r\nGET"}},
+		"line in the host":    {{":authority", "croft.local\r\nX-Injected: yes"}},
+		"another host":        {{"host", "evil.example"}},
+		"unknown pseudo":      {{":injected", "yes"}},
+		"pseudo after fields": {{"x-a", "b"}, {":path", "/hidden"}},
+		"two paths":           {{":path", "/open"}, {":path", "/hidden"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := dialFrom(t, "127.0.0.1", g.https)
+			c := tls.Client(raw, &tls.Config{RootCAs: g.ca, ServerName: "croft.local", NextProtos: []string{"h2"}})
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			all := [][2]string{}
+			for _, p := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "croft.local"}, {":path", "/open"}} {
+				own := false
+				for _, f := range fields {
+					own = own || f[0] == p[0] && name != "pseudo after fields"
+				}
+				if !own {
+					all = append(all, p)
+				}
+			}
+			var block bytes.Buffer
+			enc := hpack.NewEncoder(&block)
+			for _, f := range append(all, fields...) {
+				enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+			}
+			io.WriteString(c, http2.ClientPreface)
+			fr := http2.NewFramer(c, c)
+			fr.WriteSettings()
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+			for { // until it is answered or refused
+				f, err := fr.ReadFrame()
+				if err != nil || f.Header().StreamID == 1 && f.Header().Flags.Has(http2.FlagDataEndStream) ||
+					f.Header().Type == http2.FrameRSTStream || f.Header().Type == http2.FrameGoAway {
+					break
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, s := range seen {
+				t.Errorf("the service saw %s", s)
+			}
+			seen = nil
+		})
+	}
+}
+
+// TestTraversal sends paths that try to get out: what is for core stays below its prefix, and the service sees no path
+// that leads above its root.
+func TestTraversal(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	var mu sync.Mutex
+	var seen []string
+	see := func(service string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, service+" "+r.URL.EscapedPath())
+		}
+	}
+	serve(t, env, "webui", see("webui"))
+	serve(t, env, "core", see("core"))
+	g := start(t, env, testLimits())
+	for _, path := range []string{
+		"/../../etc/passwd", "/api/v1/../../etc/passwd", "/api/../v1/system", "/%2e%2e/%2e%2e/etc/passwd", "/api/v1/%2e%2e/%2e%2e/v1/system",
+		"/..%2f..%2fetc/passwd", "/api/v1/..%5c..%5cetc", "/assets/....//....//etc/passwd", "//etc/passwd", "/./../etc", "/api/v1/./../../x",
+		"/croft-ca.crt/../api/v1/box", "/%00", "/..;/x", "http:///etc/passwd",
+	} {
+		t.Run(path, func(t *testing.T) {
+			c := dialFrom(t, "127.0.0.1", g.http)
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: croft.local\r\nConnection: close\r\n\r\n", path)
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			io.Copy(io.Discard, c)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, s := range seen {
+				service, p, _ := strings.Cut(s, " ")
+				if service == "core" && !strings.HasPrefix(p, "/api/") {
+					t.Errorf("core saw %s", p)
+				}
+				for part := range strings.SplitSeq(p, "/") {
+					if part == ".." {
+						t.Errorf("%s saw %s", service, p)
+					}
 				}
 			}
 			seen = nil

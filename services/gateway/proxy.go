@@ -69,6 +69,11 @@ func newFront(socketDir string, l Limits, cl *clients, t func() *trust, log *slo
 	return f
 }
 
+// climbs reports whether a decoded path has a segment "..". Browsers resolve these before they ask.
+func climbs(path string) bool {
+	return strings.Contains(path, "/../") || strings.HasSuffix(path, "/..")
+}
+
 // ServeHTTP implements http.Handler.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p, ok := r.Context().Value(peerKey{}).(*peer)
@@ -99,6 +104,9 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !localHost(r.Host):
 		f.problem(w, r, http.StatusMisdirectedRequest, "Croft does not answer to that name.",
 			"Open http://croft.local/ or the box's own address instead.")
+		return
+	case climbs(r.URL.Path):
+		f.problem(w, r, http.StatusBadRequest, "That is no address of this box.", "The path leads above where it begins.")
 		return
 	case r.ContentLength > f.limits.Body:
 		h["Connection"] = []string{"close"}
