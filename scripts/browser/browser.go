@@ -1,14 +1,15 @@
 // Package browser judges the web UI with a real browser: Playwright drives Debian's Chromium over the pages, on a
 // phone's screen and on a desk's, and axe-core looks for what people with disabilities would stumble over.
 //
-// The tests are in *.spec.js. Those tagged @box need nothing but CROFT_URL and CROFT_CODE and so run against any box,
-// the booted image among them; the others change the state of the box through CROFT_CONTROL, which only this package's
+// The tests are in *.spec.js. Those tagged @box need nothing but CROFT_URL and CROFT_CODE of a box that nobody has claimed
+// and so run on the booted image too (the story of a household uses the code up, and starts over at its end); the others change the state of the box through CROFT_CONTROL, which only this package's
 // own test server has (the real core and web UI, with fakes in place of PID 1, the network service and discovery).
 //
 // Limits: Chromium only. Needs node, npm and chromium; npm fetches the pinned packages when they are not there.
 package browser
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,6 +29,7 @@ type Options struct {
 	Addr    string // the same by address, if URL has a name that this machine can't resolve
 	Code    string // its claim code
 	Control string // base URL of the test server's control; empty for a real box, which runs the tests tagged @box
+	Grep    string // of a real box: which tests; empty means those tagged @box
 	Out     string // directory for screenshots and what a failed test leaves
 	Output  io.Writer
 }
@@ -38,7 +40,7 @@ func Run(ctx context.Context, o Options, args ...string) error {
 		return err
 	}
 	if o.Control == "" {
-		args = append(args, "--grep", "@box")
+		args = append(args, "--grep", cmp.Or(o.Grep, "@box"))
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(o.Dir, "node_modules", ".bin", "playwright"), append([]string{"test"}, args...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = o.Dir, o.Output, o.Output

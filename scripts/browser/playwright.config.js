@@ -2,9 +2,9 @@ import { defineConfig } from '@playwright/test';
 
 const out = process.env.CROFT_SCREENS || '../../out/screens';
 
-// The browser finds the name in CROFT_URL at the address in CROFT_ADDR.
+// The browser finds every name below local at the address in CROFT_ADDR: the box may get another.
 const addr = process.env.CROFT_ADDR && process.env.CROFT_ADDR.replace(/^.*:\/\/|:\d+$/g, '');
-const resolve = addr ? [`--host-resolver-rules=MAP ${new URL(process.env.CROFT_URL).hostname} ${addr}`] : [];
+const resolve = addr ? [`--host-resolver-rules=MAP *.local ${addr}`] : [];
 
 export default defineConfig({
   testDir: '.',

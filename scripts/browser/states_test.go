@@ -36,6 +36,17 @@ func stateOf(name string) (*api.System, *api.Network, *api.Discovery, error) {
 	case "hot":
 		*s.Vitals.Temperature = 87
 		s.Vitals.Load1 = 7.4
+	case "hostile": // whatever others can put there
+		const evil = `"><img src=x onerror=alert(1)>`
+		for i := range s.Services {
+			s.Services[i].Status, s.Services[i].LastExit = evil, evil
+		}
+		s.Board.Model, s.Vitals.Data.Model = evil, evil
+		s.Gaps[0].Text, s.Gaps[0].Detail = evil, evil
+		s.Phases[4].Error, s.Phases[4].Note = evil, evil
+		d.Name, d.Conflict = "croft-2", evil
+		n.Interfaces[0].Problem, n.Clock.Text = evil, evil
+		n.Clock.Certainty = api.ClockUnsure
 	case "conflict":
 		d.Name = "croft-2"
 		d.Conflict = "A device at 192.168.1.77 already uses that name, so this box took the next free one."
