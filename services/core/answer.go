@@ -171,7 +171,7 @@ var refusals = []refusal{
 	{identity.ErrInviteVoid, http.StatusGone, "invite-void", "This invitation is used up, or too old.", "Ask for another one."},
 	{identity.ErrNoSuchOwner, http.StatusNotFound, "no-such-owner", "No owner of this box has that name.", "Look at it again."},
 	{identity.ErrLastOwner, http.StatusConflict, "last-owner", "The box needs an owner who can sign in.", "Make somebody else an owner first."},
-	{identity.ErrClaimedByAnother, http.StatusConflict, "claimed-by-another", "Another phone is setting up this box.", "Go on there, or wait until it was quiet for ten minutes."},
+	{identity.ErrClaimedByAnother, http.StatusConflict, "claimed-by-another", "Another phone is setting up this box.", ""},
 	{identity.ErrAlreadyClaimed, http.StatusConflict, "already-claimed", "This box is somebody's already.", "Sign in, or ask its owner for an invitation."},
 	{identity.ErrNotClaimed, http.StatusConflict, "not-claimed", "This phone did not claim the box.", "Type the claim code first."},
 	{identity.ErrNotFound, http.StatusNotFound, "not-found", "There is no such thing.", "It may have been removed meanwhile."},
@@ -204,6 +204,9 @@ func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errStarting), errors.Is(err, config.ErrStarting):
 		s.log.Warn("a request has to wait for another service", "method", r.Method, "path", r.URL.Path, "err", err)
 		s.starting(w)
+		return
+	case errors.Is(err, identity.ErrClaimedByAnother):
+		wait(w, http.StatusConflict, "claimed-by-another", "Another phone is setting up this box.", s.id.QuietIn())
 		return
 	}
 	for _, k := range refusals {

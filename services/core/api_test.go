@@ -55,7 +55,7 @@ func TestSetup(t *testing.T) {
 	}
 	before := *a
 	steps(api.StepName, true, false, true)
-	if got := other.do(t, "POST", "/claim", api.ClaimRequest{Code: goodCode}); got.kind() != "claimed-by-another" {
+	if got := other.do(t, "POST", "/claim", api.ClaimRequest{Code: goodCode}); got.kind() != "claimed-by-another" || got.Header.Get("Retry-After") == "" {
 		t.Errorf("the second phone: %d %s", got.StatusCode, got.kind())
 	}
 	for name, want := range map[string]int{"-x-": 422, "": 422, "a b": 422, "Cottage": 200} {

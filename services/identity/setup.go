@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/croft-os/croft/services/api"
 )
@@ -33,11 +34,17 @@ func (i *Identity) Step() string {
 }
 
 // Busy reports whether a phone is setting the box up just now.
-func (i *Identity) Busy() bool {
+func (i *Identity) Busy() bool { return i.QuietIn() > 0 }
+
+// QuietIn returns for how long the phone that sets the box up has to stay quiet until another one may go on; 0 if it may.
+func (i *Identity) QuietIn() time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	s := i.claimant()
-	return s != nil && i.owners() == 0 && i.now().Sub(s.seen) < api.ClaimQuiet
+	if s == nil || i.owners() > 0 {
+		return 0
+	}
+	return max(0, api.ClaimQuiet-i.now().Sub(s.seen))
 }
 
 // HasOwner reports whether the box is somebody's, so that its claim code has to be void.
