@@ -145,7 +145,7 @@ func english() catalogue {
 		"concern.clock":         "The time may be wrong",
 		"concern.phase":         "Starting up did not go as it should",
 		"concern.phase.why":     "The step “%s” ended with an error.",
-		"concern.phase.next":    "Turn the box off and on. The details are below, under “Start”.",
+		"concern.phase.next":    "Turn the box off and on. The details are under “Box”, “About this box”.",
 
 		"reach.title":   "Where to find it",
 		"reach.none":    "No address yet. Is the network cable plugged in?",

@@ -215,8 +215,8 @@ func (c catalogue) chart(v *vitalView, h *watch, s scale, names ...string) {
 	default:
 		d.Label = c.s("chart.label", v.Label, span, s.say(low), s.say(high), s.say(last.Mean))
 	}
-	if ok {
-		v.Span = c.s("chart.span", s.say(low), s.say(high))
+	if from, to := s.say(low), s.say(high); ok && from != to {
+		v.Span = c.s("chart.span", from, to)
 	}
 	d.Ticks = c.ticks(h.From, h.From.Add(time.Duration(d.length())*step), h.zone)
 	v.Chart = drawChart(d)
