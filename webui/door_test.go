@@ -521,3 +521,16 @@ func TestLanguageIsChosen(t *testing.T) {
 		}
 	}
 }
+
+func FuzzLocal(f *testing.F) {
+	for _, s := range []string{"/people?x=1", "//evil.com", `/\evil.com`, "https://evil.com", "/%2f/evil.com", "/\x00"} {
+		f.Add(s)
+	}
+	base := &url.URL{Scheme: "http", Host: "croft.local", Path: "/signin"}
+	f.Fuzz(func(t *testing.T, to string) {
+		u, err := base.Parse(local(to))
+		if err != nil || u.Host != base.Host || u.Scheme != base.Scheme {
+			t.Errorf("%q leads to %v (%v)", to, u, err)
+		}
+	})
+}
