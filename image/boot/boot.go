@@ -157,6 +157,18 @@ func (b *Box) finish(action string) {
 	}
 }
 
+// hearing is how long the box goes on after it was asked to end, so that whoever asked, by way of several services, hears
+// that it does.
+const hearing = 500 * time.Millisecond
+
+// finishSoon is finish once the answer had its time.
+func (b *Box) finishSoon(action string) {
+	b.mu.Lock()
+	b.ending = true
+	b.mu.Unlock()
+	time.AfterFunc(hearing, func() { b.finish(action) })
+}
+
 // phase runs one step of the boot and records it.
 func (b *Box) phase(name, title string, f func() (note string, err error)) {
 	p := api.Phase{Name: name, Title: title, StartMS: sinceBoot().Milliseconds(), TookMS: -1}

@@ -81,8 +81,8 @@ func (b *Box) control(ctx context.Context) http.Handler {
 			answer(w, errors.New("unknown action "+strconv.Quote(req.Action)))
 			return
 		}
+		b.finishSoon(req.Action)
 		answer(w, nil)
-		b.finish(req.Action)
 	})
 	mux.HandleFunc("POST /v1/rescue", func(w http.ResponseWriter, r *http.Request) {
 		var req api.RescueRequest

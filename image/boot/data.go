@@ -299,7 +299,7 @@ func (b *Box) markErase() error {
 	if err := b.change(func(id *identity) { id.Erase = true }); err != nil {
 		return err
 	}
-	b.finish("reboot")
+	b.finishSoon("reboot")
 	return nil
 }
 
