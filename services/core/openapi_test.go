@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os/exec"
 	"reflect"
 	"regexp"
@@ -19,6 +20,7 @@ import (
 	validator "github.com/pb33f/libopenapi-validator"
 	"github.com/pb33f/libopenapi-validator/config"
 	"github.com/pb33f/libopenapi-validator/errors"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/croft-os/croft/services/api"
 )
@@ -64,6 +66,47 @@ func TestOpenAPIDocument(t *testing.T) {
 	}
 	if ok, errs := v.ValidateDocument(); !ok {
 		t.Errorf("not OpenAPI 3.1:%s", failures(errs))
+	}
+}
+
+// Every schema of the document is JSON Schema 2020-12, which the judge of the document takes on trust.
+func TestSchemasAreSchemas(t *testing.T) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(openAPI))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at []string
+	var walk func(v any, path string)
+	walk = func(v any, path string) {
+		switch v := v.(type) {
+		case map[string]any:
+			for k, x := range v {
+				here := path + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(k)
+				if k == "schema" || path == "/components/schemas" {
+					at = append(at, here)
+				} else {
+					walk(x, here)
+				}
+			}
+		case []any:
+			for i, x := range v {
+				walk(x, fmt.Sprintf("%s/%d", path, i))
+			}
+		}
+	}
+	walk(doc, "")
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	if err := c.AddResource("http://croft/openapi.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range at {
+		if _, err := c.Compile("http://croft/openapi.json#" + url.PathEscape(path)); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if len(at) < 100 {
+		t.Errorf("only %d schemas found", len(at))
 	}
 }
 
