@@ -131,25 +131,34 @@ func benchGateway(ctx context.Context, o options) ([]row, error) {
 
 // startOurs starts the gateway on two free ports and returns the HTTPS one's URL.
 func startOurs(ctx context.Context, dir string) (url string, pid int, err error) {
+	_, url, pid, err = startGateway(ctx, dir)
+	if err != nil {
+		return "", 0, err
+	}
+	return url, pid, answers(ctx, url, pageSize)
+}
+
+func startGateway(ctx context.Context, dir string) (plain, secure string, pid int, err error) {
 	var files []*os.File
-	for range 2 {
+	for _, url := range []*string{&plain, &secure} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return "", 0, err
+			return "", "", 0, err
 		}
-		url = "https://localhost:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port) + "/"
+		*url = "localhost:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port) + "/"
 		f, err := l.(*net.TCPListener).File()
 		if err != nil {
-			return "", 0, err
+			return "", "", 0, err
 		}
 		l.Close()
 		files = append(files, f)
 	}
+	plain, secure = "http://"+plain, "https://"+secure
 	pid, err = actor(ctx, "gateway", dir, files)
 	if err != nil {
-		return "", 0, err
+		return "", "", 0, err
 	}
-	return url, pid, answers(ctx, url)
+	return plain, secure, pid, answers(ctx, secure, 1)
 }
 
 func startCaddy(ctx context.Context, dir string) (url string, pid int, version string, err error) {
@@ -190,7 +199,7 @@ https://localhost:%d {
 	if err := begin(ctx, cmd); err != nil {
 		return "", 0, "", err
 	}
-	return url, cmd.Process.Pid, version, answers(ctx, url)
+	return url, cmd.Process.Pid, version, answers(ctx, url, pageSize)
 }
 
 // begin starts a program that ends with ctx, and with this process.
@@ -210,7 +219,7 @@ func begin(ctx context.Context, cmd *exec.Cmd) error {
 }
 
 // answers waits until a page comes.
-func answers(ctx context.Context, url string) error {
+func answers(ctx context.Context, url string, least int64) error {
 	c := &http.Client{
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 		Timeout:   2 * time.Second,
@@ -221,7 +230,7 @@ func answers(ctx context.Context, url string) error {
 		if err == nil {
 			n, _ := io.Copy(io.Discard, res.Body)
 			res.Body.Close()
-			if res.StatusCode == http.StatusOK && n == pageSize {
+			if res.StatusCode == http.StatusOK && n >= least {
 				return nil
 			}
 			err = fmt.Errorf("%s, %d bytes", res.Status, n)
@@ -392,6 +401,8 @@ func play(role string) error {
 		return playNeighbours(ctx, dir)
 	case "core":
 		return playCore(ctx, env, dir)
+	case "webui":
+		return playWebUI(ctx, env, dir)
 	case "backend":
 		l, err := net.Listen("unix", filepath.Join(dir, "webui.sock"))
 		if err != nil {

@@ -68,6 +68,7 @@ type section struct {
 var sections = []section{
 	{"gateway", benchGateway},
 	{"api", benchAPI},
+	{"page", benchPage},
 	{"size", benchSize},
 	{"boot", benchBoot},
 	{"idle", benchIdle},
