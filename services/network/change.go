@@ -15,6 +15,9 @@ import (
 // applyTime is how long the manager's loop is waited for when nobody else waits.
 const applyTime = 10 * time.Second
 
+// answerTime is how long an answer gets to reach who asked, before the address changes that they know.
+const answerTime = time.Second
+
 // trial is a configuration that goes by itself. Time is measured by the monotonic clock, as a new network may bring
 // another time of day.
 type trial struct {
@@ -89,14 +92,29 @@ func (s *service) putTrial(w http.ResponseWriter, r *http.Request) {
 	t := &trial{config: c, until: time.Now().Add(s.tryFor)}
 	t.timer = time.AfterFunc(s.tryFor, func() { s.expire(t) })
 	s.setTrial(t)
-	if err := s.apply(r.Context()); err != nil {
-		s.setTrial(nil)
-		problem(w, http.StatusServiceUnavailable, "The network settings can't be tried now; the ones before stay.", "Try again in a minute.")
-		return
+	s.log.Info("trying network settings", "for", s.tryFor)
+	s.soon()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// soon applies what counts by then, once the answer had time to arrive: who asked from afar may lose the box with the
+// address that it goes away from.
+func (s *service) soon() {
+	time.AfterFunc(answerTime, func() {
+		s.put.Lock()
+		defer s.put.Unlock()
+		s.applyNow()
+	})
+}
+
+// applyNow applies what counts now. The caller holds put.
+func (s *service) applyNow() {
+	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
+	defer cancel()
+	if err := s.apply(ctx); err != nil { // then healthy does it
+		s.log.Warn("can't apply the network settings yet", "err", err)
 	}
 	s.clock.Poke()
-	s.log.Info("trying network settings", "for", s.tryFor)
-	w.WriteHeader(http.StatusNoContent)
 }
 
 // expire ends a trial that nobody kept.
@@ -111,11 +129,7 @@ func (s *service) expire(t *trial) {
 	}
 	s.log.Info("nobody kept the network settings that were tried; going back")
 	s.setTrial(nil)
-	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
-	defer cancel()
-	if err := s.apply(ctx); err != nil { // then healthy does it
-		s.log.Warn("can't go back yet", "err", err)
-	}
+	s.applyNow()
 }
 
 func (s *service) keepTrial(w http.ResponseWriter, r *http.Request) {
@@ -131,14 +145,11 @@ func (s *service) keepTrial(w http.ResponseWriter, r *http.Request) {
 	s.use(w, r, t.config)
 }
 
-func (s *service) endTrial(w http.ResponseWriter, r *http.Request) {
+func (s *service) endTrial(w http.ResponseWriter, _ *http.Request) {
 	s.put.Lock()
 	defer s.put.Unlock()
 	s.setTrial(nil)
-	if err := s.apply(r.Context()); err != nil {
-		problem(w, http.StatusServiceUnavailable, "The network settings before are not yet in use.", "They will be within a minute.")
-		return
-	}
+	s.soon()
 	w.WriteHeader(http.StatusNoContent)
 }
 
