@@ -423,7 +423,7 @@ func TestSetup(t *testing.T) {
 }
 
 func TestTrust(t *testing.T) {
-	_, srv, c := start(t)
+	f, srv, c := start(t)
 	const sum = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 	for agent, want := range map[string]string{
 		"Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X)": "iPhone and iPad", "Mozilla/5.0 (Linux; Android 15)": "Android",
@@ -453,6 +453,10 @@ func TestTrust(t *testing.T) {
 	}
 	if _, body := get(t, c, "GET", srv.URL+"/trust", nil, append(signedIn, "X-Forwarded-Proto", "https", "X-Forwarded-Host", "attic.local")...); strings.Contains(body, "data-check") || !strings.Contains(body, "came to you encrypted") {
 		t.Error("over HTTPS the picture tells nothing")
+	}
+	f.session, f.on["GET /me"] = someone(api.RoleMember), someone(api.RoleMember).Person
+	if _, body := get(t, c, "GET", srv.URL+"/me", nil, signedIn...); !strings.Contains(body, `href="/trust"`) {
+		t.Error("members are not led here")
 	}
 	if resp, _ := get(t, c, "GET", srv.URL+"/trust", nil); resp.Header.Get("Location") != "/signin?to=%2Ftrust" {
 		t.Errorf("a stranger: %s %v", resp.Status, resp.Header)

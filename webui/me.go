@@ -69,7 +69,8 @@ func (v *visit) getMe() {
 			tokens = c.n("me.tokens", len(l))
 		}
 	}
-	view.Rows = append(view.Rows, row{"/me/sessions", c.s("me.sessions.title"), sessions}, row{"/me/tokens", c.s("me.tokens.title"), tokens})
+	view.Rows = append(view.Rows, row{"/me/sessions", c.s("me.sessions.title"), sessions}, row{"/me/tokens", c.s("me.tokens.title"), tokens},
+		row{"/trust", c.s("settings.trust"), c.s("settings.trust.text")})
 	v.render(http.StatusOK, v.named("me", me.Name, view))
 }
 
