@@ -379,7 +379,7 @@ for (const [lang, script] of [['en', true], ['de', true], ['de', false]]) {
     await test.step('network', async () => {
       const attempt = async server => {
         await to(anna, '/box/network');
-        await field(anna, t('network.ntp')).fill(server);
+        await anna.getByLabel(t('network.ntp')).fill(server);
         await press(anna, t('network.submit'));
         await expect(anna).toHaveURL(/\/box\/network\/trial$/);
       };
@@ -389,11 +389,11 @@ for (const [lang, script] of [['en', true], ['de', true], ['de', false]]) {
       await see(anna, 'trial', t('trial.title'));
       await press(anna, t('trial.keep'));
       await done(anna, 'network-kept');
-      await expect(field(anna, t('network.ntp'))).toHaveValue('time.example');
+      await expect(anna.getByLabel(t('network.ntp'))).toHaveValue('time.example');
       await attempt('other.example');
       await press(anna, t('trial.revert'));
       await done(anna, 'network-reverted');
-      await expect(field(anna, t('network.ntp'))).toHaveValue('time.example');
+      await expect(anna.getByLabel(t('network.ntp'))).toHaveValue('time.example');
       if (info.project.name === 'phone' && lang === 'en') { // nobody keeps it
         await attempt('lost.example');
         await to(anna, '/');
@@ -401,9 +401,9 @@ for (const [lang, script] of [['en', true], ['de', true], ['de', false]]) {
         await see(anna, 'home-trial');
         await to(anna, '/box/network/trial');
         await expect(anna).toHaveURL(/\/box\/network(\?.*)?$/, { timeout: 75_000 });
-        await expect(field(anna, t('network.ntp'))).toHaveValue('time.example');
+        await expect(anna.getByLabel(t('network.ntp'))).toHaveValue('time.example');
       }
-      await field(anna, t('network.ntp')).fill('not a server');
+      await anna.getByLabel(t('network.ntp')).fill('not a server');
       await press(anna, t('network.submit'));
       await expect(anna.locator('main .problem').first()).toBeVisible();
       await see(anna, 'network-wrong', t('network.title'));

@@ -16,6 +16,7 @@ export default defineConfig({
   reporter: 'list',
   use: {
     baseURL: process.env.CROFT_URL,
+    actionTimeout: 20_000,
     ignoreHTTPSErrors: true,
     locale: 'en-GB',
     timezoneId: 'Europe/Berlin',
