@@ -468,6 +468,7 @@ func TestRescue(t *testing.T) {
 	for _, tt := range []struct{ body, want, told string }{
 		{`{"action":"retry"}`, "", `{"action":"retry"}`},
 		{`{"action":"check","confirm":"x"}`, "", `{"action":"check"}`},
+		{`{"action":"cancel"}`, "", `{"action":"cancel"}`},
 		{`{"action":"start-over"}`, "not-confirmed", ""},
 		{`{"action":"start-over","confirm":"erase"}`, "not-confirmed", ""},
 		{`{"action":"start-over","confirm":"ERASE"}`, "", `{"action":"start-over","confirm":"ERASE"}`},
@@ -645,7 +646,7 @@ func TestFingerprint(t *testing.T) {
 		UptimeMS: 1000,
 		Vitals:   api.Vitals{MemAvailable: 100 << 20, Temperature: &temp, Data: &api.Disk{Free: 1 << 30}},
 		Services: []api.Service{{Name: "core", State: api.StateRunning, SinceMS: 5, Memory: 10 << 20}},
-	}, Network: &api.Network{Clock: api.Clock{OffsetMS: 1}, Trial: &api.Trial{LeftMS: 50_000}}}
+	}, Alerts: []api.Alert{{ID: 1}}, Network: &api.Network{Clock: api.Clock{OffsetMS: 1}, Trial: &api.Trial{LeftMS: 50_000}}}
 	before := string(fingerprint(&b))
 	for _, tt := range []struct {
 		name   string
@@ -664,7 +665,9 @@ func TestFingerprint(t *testing.T) {
 		{"time left", func(b *api.Box) { n := *b.Network; n.Trial = &api.Trial{LeftMS: 1}; b.Network = &n }, true},
 		{"end of a trial", func(b *api.Box) { n := *b.Network; n.Trial = nil; b.Network = &n }, false},
 		{"network gone", func(b *api.Box) { b.Network = nil }, false},
-		{"alert", func(b *api.Box) { b.Alerts = []api.Alert{{ID: 1}} }, false},
+		{"alert", func(b *api.Box) { b.Alerts = []api.Alert{{ID: 1}, {ID: 2}} }, false},
+		{"alert is still so", func(b *api.Box) { b.Alerts = []api.Alert{{ID: 1, Last: time.Now()}} }, true},
+		{"alert is over", func(b *api.Box) { b.Alerts = nil }, false},
 		{"service", func(b *api.Box) { b.System.Services = []api.Service{{Name: "core", State: api.StateBackoff}} }, false},
 	} {
 		c := b

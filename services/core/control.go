@@ -148,7 +148,7 @@ func (s *server) postRescue(w http.ResponseWriter, r *http.Request, c *caller) {
 		return
 	}
 	switch req.Action {
-	case "retry", "check":
+	case "retry", "check", "cancel":
 		req.Confirm = ""
 	case "start-over":
 		if !confirmed(w, req.Confirm) {
