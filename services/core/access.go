@@ -49,6 +49,9 @@ func (s *server) handler(ops []operation) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("X-Content-Type-Options", "nosniff")
+		if r.ContentLength != 0 { // also of one that nobody reads: the server waits for the rest of it
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
 		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect
 			notFound(w)
 			return

@@ -202,7 +202,8 @@ func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		invalid(w, wrong...)
 		return
 	case errors.Is(err, errStarting), errors.Is(err, config.ErrStarting):
-		s.log.Warn("a request has to wait for another service", "method", r.Method, "path", r.URL.Path, "err", err)
+		// Not louder: strangers may ask as often as they like while init is away.
+		s.log.Debug("a request has to wait for another service", "method", r.Method, "path", r.URL.Path, "err", err)
 		s.starting(w)
 		return
 	case errors.Is(err, identity.ErrClaimedByAnother):

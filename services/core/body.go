@@ -25,17 +25,15 @@ const (
 	maxWrong    = 16               // fields that an answer names
 )
 
-// readBody reads a JSON body, which serve has limited, or answers with a problem and returns false.
+// readBody reads a JSON body, whose size serve and whose time handler has limited, or answers with a problem and returns false.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		problem(w, http.StatusUnsupportedMediaType, "not-json", "The request's body has to be application/json.", "")
 		return nil, false
 	}
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	b, err := io.ReadAll(r.Body)
 	if err == nil {
-		rc.SetReadDeadline(time.Time{}) // what comes next on the connection has its own; what is left of this body has not
+		http.NewResponseController(w).SetReadDeadline(time.Time{}) // what comes next on the connection has its own; what is left of this body has not
 	}
 	var tooBig *http.MaxBytesError
 	switch {

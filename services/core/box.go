@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -195,6 +196,10 @@ func fingerprint(b *api.Box) []byte {
 		s.SinceMS, s.NextTryMS = 0, 0
 		s.Memory = round(s.Memory, 1<<20)
 		c.System.Services[i] = s
+	}
+	c.Alerts = slices.Clone(b.Alerts)
+	for i := range c.Alerts {
+		c.Alerts[i].Last = time.Time{}
 	}
 	if b.Network != nil {
 		n := *b.Network

@@ -26,7 +26,7 @@ type limits struct {
 	recovery *limiter // by client
 	join     *limiter // by client: invitations
 	signIn   *limiter // by client and name
-	factor   *limiter // by person, after the right password
+	factor   *limiter // by person, after the right password: who has that can make its owner wait for at most longestOff
 	password *limiter // by person: once more, by who is signed in
 	token    *limiter // by client
 }

@@ -179,8 +179,7 @@ func (s *server) postRecover(w http.ResponseWriter, r *http.Request, c *caller) 
 	switch {
 	case err != nil:
 		s.limits.recovery.undo(c.Place, "")
-		s.log.Warn("can't ask for the recovery code", "err", err)
-		s.starting(w)
+		s.refuse(w, r, errors.Join(errStarting, err))
 		return
 	case len(plain(want.Code)) < claimLen:
 		codeVoid(w)
