@@ -175,9 +175,11 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 	case "service-restarted":
 		args["target"] = c.or("service-name."+e.Target, args["target"])
 	case "alert-seen":
-		args["target"] = named(c.or("alert."+e.Target, args["target"]), map[string]string{
-			"target": c.or("service-name."+e.Args["target"], args["target"]),
-		})
+		service := c.s("activity.service")
+		if name := e.Args["target"]; name != "" {
+			service = c.or("service-name."+name, short(name, longestName))
+		}
+		args["target"] = named(c.or("alert."+e.Target, args["target"]), map[string]string{"target": service})
 	case "sign-in-failed":
 		if e.Target == "" {
 			special = ".nobody"
@@ -208,7 +210,7 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 	case "people":
 		v.Icon = "i-people"
 	case "settings":
-		v.Icon = "i-cpu"
+		v.Icon = "i-settings"
 	case "box":
 		v.Icon = "i-box"
 	}

@@ -1081,6 +1081,7 @@ func german() catalogue {
 		"activity.box":      "Box",
 		"activity.place":    "von %s",
 		"activity.somebody": "Jemand",
+		"activity.service":  "Etwas",
 		"activity.none":     "Noch nichts. Anmeldungen, Änderungen und Neustarts erscheinen hier.",
 		"activity.nothing":  "Nichts dergleichen wurde getan.",
 		"activity.cut":      "Nichts dergleichen wurde in letzter Zeit getan. Vielleicht gibt es Älteres.",

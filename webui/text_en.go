@@ -1085,6 +1085,7 @@ func english() catalogue {
 		"activity.box":      "Box",
 		"activity.place":    "from %s",
 		"activity.somebody": "Somebody",
+		"activity.service":  "Something",
 		"activity.none":     "Nothing yet. Sign-ins, changes and restarts appear here.",
 		"activity.nothing":  "Nothing of this kind was done.",
 		"activity.cut":      "Nothing of this kind was done lately. There may be something older.",

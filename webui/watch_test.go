@@ -236,6 +236,20 @@ func TestActivity(t *testing.T) {
 	}
 }
 
+func TestSeen(t *testing.T) {
+	for want, e := range map[string]api.AuditEntry{
+		"Ada has seen: The box got too hot":               {Target: "hot"},
+		"Ada has seen: “Web page” kept failing":           {Target: "crash-loop", Args: map[string]string{"target": "webui"}},
+		"Ada has seen: “Something” kept failing":          {Target: "crash-loop"},
+		"Ada has seen: something that is not in any list": {Target: "something that is not in any list"},
+	} {
+		e.Action, e.Who = "alert-seen", "Ada"
+		if got := english().entry(e).Text; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestDays(t *testing.T) {
 	zone := berlin(t)
 	now := time.Date(2026, 11, 21, 0, 30, 0, 0, zone)
