@@ -157,7 +157,7 @@ func (i *Identity) ConfirmSecondFactor(ctx context.Context, c Caller, req api.Se
 		if codes, err = newRecoveryCodes(ctx, ch, p.ID); err != nil {
 			return err
 		}
-		if _, err := i.dropPerson(ctx, ch, p.ID, c.Session); err != nil {
+		if err := i.dropPerson(ctx, ch, p.ID, c.Session); err != nil {
 			return err
 		}
 		return i.record(ctx, ch.Tx, c, "second-factor-on", p.Name, nil)

@@ -231,7 +231,7 @@ func (i *Identity) RemovePerson(ctx context.Context, c Caller, id string) error 
 		if p == nil {
 			return ErrNotFound
 		}
-		if _, err := i.dropPerson(ctx, ch, id, ""); err != nil {
+		if err := i.dropPerson(ctx, ch, id, ""); err != nil {
 			return err
 		}
 		r, err := ch.ExecContext(ctx, "DELETE FROM people WHERE id = ?", id)

@@ -139,9 +139,16 @@ func (i *Identity) dropWhere(ctx context.Context, c *change, match func(*session
 	return len(gone), i.drop(ctx, c, gone...)
 }
 
-// dropPerson ends all sessions of a person but the one with that id.
-func (i *Identity) dropPerson(ctx context.Context, c *change, person, but string) (n int, err error) {
-	return i.dropWhere(ctx, c, func(s *session) bool { return s.person == person && s.id != but })
+// dropPerson ends all sessions of a person but the one with that id, also those that the memory does not have: while the
+// clock is ahead they look expired, and would be there again at a start with the right time.
+func (i *Identity) dropPerson(ctx context.Context, c *change, person, but string) error {
+	if _, err := i.dropWhere(ctx, c, func(s *session) bool { return s.person == person && s.id != but }); err != nil {
+		return err
+	}
+	if _, err := c.ExecContext(ctx, "DELETE FROM sessions WHERE person = ? AND id <> ?", person, but); err != nil {
+		return fmt.Errorf("end a person's sessions: %w", err)
+	}
+	return nil
 }
 
 func nullable(s string) any {
@@ -354,7 +361,7 @@ func (i *Identity) EndSessions(ctx context.Context, c Caller, person string) err
 		if p == nil {
 			return ErrNotFound
 		}
-		if _, err := i.dropPerson(ctx, ch, person, c.Session); err != nil {
+		if err := i.dropPerson(ctx, ch, person, c.Session); err != nil {
 			return err
 		}
 		return i.record(ctx, ch.Tx, c, "sessions-ended", p.Name, nil)

@@ -131,6 +131,31 @@ func TestEndSessions(t *testing.T) {
 	}
 }
 
+// What ends sessions ends those too that a clock that is ahead hides.
+func TestEndHiddenSessions(t *testing.T) {
+	b := newBox(t, t.TempDir())
+	stolen := b.owner(t, "Ada")
+	now := b.at
+	b.at = now.Add(2 * SessionLife)
+	b.reopen(t)
+	if _, ok := b.Look(stolen); ok {
+		t.Fatal("a session that looks expired is there")
+	}
+	own, err := b.signIn("Ada", right, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, b.EndSessions(t.Context(), b.as(t, own), b.as(t, own).Person.ID), nil)
+	b.at = now
+	b.reopen(t)
+	if _, ok := b.Look(stolen); ok {
+		t.Error("a session that was ended is there again once the clock is right")
+	}
+	if _, ok := b.Look(own); !ok {
+		t.Error("the one that ended it is gone")
+	}
+}
+
 func TestRescue(t *testing.T) {
 	b := newBox(t, "")
 	token, s, err := b.Rescue(t.Context(), phone, "")

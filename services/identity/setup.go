@@ -294,8 +294,7 @@ func (i *Identity) newPassword(ctx context.Context, c *change, p *person) error 
 	if err := i.factorOff(ctx, c, p.ID); err != nil {
 		return err
 	}
-	_, err = i.dropPerson(ctx, c, p.ID, "")
-	return err
+	return i.dropPerson(ctx, c, p.ID, "")
 }
 
 // Rescue returns the session of a caller who gave the code of rescue mode.

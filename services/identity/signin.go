@@ -156,7 +156,7 @@ func (i *Identity) ChangePassword(ctx context.Context, c Caller, req api.Passwor
 		if err := must(r, err); err != nil {
 			return err
 		}
-		if _, err := i.dropPerson(ctx, ch, p.ID, ""); err != nil {
+		if err := i.dropPerson(ctx, ch, p.ID, ""); err != nil {
 			return err
 		}
 		if err := i.record(ctx, ch.Tx, c, "password-changed", p.Name, nil); err != nil {
