@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -197,43 +196,4 @@ func steps(s string) (n int) {
 		last, by = r, d
 	}
 	return n
-}
-
-// Strength is a hint for whoever chooses a password: 0 (refused), 1 (weak) to 4 (strong). It is a rough guess: the bits
-// of as many random characters, where characters that repeat or count on are worth nothing.
-func Strength(password string, names ...string) int {
-	if checkPassword("", password, names...) != nil {
-		return 0
-	}
-	pool := 0.0
-	seen := map[string]bool{}
-	for _, r := range password {
-		var class string
-		size := 0.0
-		switch {
-		case r >= 'a' && r <= 'z':
-			class, size = "a", 26
-		case r >= 'A' && r <= 'Z':
-			class, size = "A", 26
-		case r >= '0' && r <= '9':
-			class, size = "0", 10
-		case r < utf8.RuneSelf:
-			class, size = "!", 33
-		default:
-			class, size = "ä", 64
-		}
-		if !seen[class] {
-			seen[class] = true
-			pool += size
-		}
-	}
-	switch bits := float64(steps(password)) * math.Log2(pool); {
-	case bits < 40:
-		return 1
-	case bits < 55:
-		return 2
-	case bits < 75:
-		return 3
-	}
-	return 4
 }

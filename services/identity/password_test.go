@@ -39,17 +39,6 @@ func TestCheckPassword(t *testing.T) {
 	}
 }
 
-func TestStrength(t *testing.T) {
-	for password, want := range map[string]int{
-		"short": 0, "password": 0, "farmhouse": 0, "kdhwbxqp": 1, "aaaaaaaaab": 1, "kdhwbxqpms": 2, "Tr0ub4dor&3": 3,
-		right: 4, "sheep cheese winter lamp": 4,
-	} {
-		if got := Strength(password, "farmhouse"); got != want {
-			t.Errorf("%q: %d, want %d", password, got, want)
-		}
-	}
-}
-
 // TestNormalised sees that a password typed on another keyboard is the same one: RFC 8265, section 4.2.
 func TestNormalised(t *testing.T) {
 	h := newHasher(cheap)
