@@ -104,6 +104,7 @@ func Open(dir string, log *slog.Logger) (*History, error) {
 func (h *History) Add(at Moment, v api.Vitals) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	at.Wall = at.Wall.Round(0) // by a monotonic reading no difference of two would tell of a clock that was set
 	if h.last == nil {
 		h.flushed = at.Mono
 	} else if drift := at.Wall.Sub(h.last.Wall) - (at.Mono - h.last.Mono); !h.last.Sure && (drift > jump || drift < -jump) {

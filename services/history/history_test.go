@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/croft-os/croft/services/api"
 )
@@ -228,6 +229,31 @@ func TestClockIsSet(t *testing.T) {
 				t.Errorf("%v, then %v", k, again)
 			}
 		})
+	}
+}
+
+// Core's times carry a monotonic reading, by which the difference of two tells nothing of a clock that was set.
+func TestClockIsSetWithMonotonicReading(t *testing.T) {
+	s := newSampler(t, "", time.Now())
+	s.at.Sure = false
+	s.run(10*time.Minute, 1000, 0)
+	setClock(&s.at.Wall, 240*time.Hour)
+	s.at.Sure = true
+	s.run(10*time.Minute, 1000, 0)
+	for i, p := range s.points(t, api.Range30d, api.SeriesCPU)[:355] {
+		if p != nil {
+			t.Errorf("step %d of the 30 days did not move along with the clock", i)
+		}
+	}
+}
+
+// setClock changes what the wall clock says in a time, as setting the clock does, and leaves the monotonic reading: how
+// the former is kept beside the latter is at package time's type Time.
+func setClock(t *time.Time, by time.Duration) {
+	before := t.Round(0)
+	*(*uint64)(unsafe.Pointer(t)) += uint64(by/time.Second) << 30
+	if got := t.Round(0).Sub(before); got != by {
+		panic(got)
 	}
 }
 
