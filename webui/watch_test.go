@@ -31,6 +31,11 @@ func TestHome(t *testing.T) {
 	if n := strings.Count(body, `<svg class="chart"`); n != 5 {
 		t.Errorf("%d charts", n)
 	}
+	if n := len(zip([]byte(body))); n > 15_000 {
+		t.Errorf("the page takes %d bytes", n)
+	} else {
+		t.Logf("the page with its charts, compressed: %d bytes", n)
+	}
 	for _, want := range []string{"All is well", "Processor in the last 24 hours: lowest ", `class="qr"`, "croft.local", "Up for 60 minutes"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q", want)
