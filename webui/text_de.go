@@ -34,6 +34,7 @@ func german() catalogue {
 
 		"form.optional": "freiwillig",
 		"form.show":     "Zeigen",
+		"form.strength": "Noch zu kurz|Leicht zu erraten|Nicht schlecht|Gut|Sehr gut",
 		"form.hide":     "Verbergen",
 
 		"page.skip":    "Zum Inhalt springen",

@@ -37,6 +37,7 @@ func english() catalogue {
 
 		"form.optional": "optional",
 		"form.show":     "Show",
+		"form.strength": "Too short yet|Easy to guess|Not bad|Good|Very good",
 		"form.hide":     "Hide",
 
 		"page.skip":    "Skip to the content",

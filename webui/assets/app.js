@@ -43,6 +43,28 @@ for (const field of document.querySelectorAll('input[data-show]')) {
   show(false);
 }
 
+// How hard a new password is to guess, roughly: as hard as so many random characters, where those that repeat or count on
+// are worth nothing. Only a hint; what is refused the box decides.
+for (const field of document.querySelectorAll('[data-strength]')) {
+  const words = field.dataset.strength.split('|');
+  const says = document.createElement('p');
+  says.className = 'hint';
+  says.setAttribute('role', 'status');
+  field.parentElement.after(says);
+  field.addEventListener('input', () => {
+    const codes = [...field.value].map(c => c.codePointAt());
+    let worth = 0, last;
+    codes.forEach((c, i) => {
+      const step = c - codes[i - 1];
+      if (!(Math.abs(step) < 2 && step === last)) worth++;
+      last = step;
+    });
+    const kinds = [[/[a-z]/, 26], [/[A-Z]/, 26], [/[0-9]/, 10], [/[^a-zA-Z0-9]/, 33]];
+    const bits = worth * Math.log2(kinds.reduce((n, [kind, size]) => n + kind.test(field.value) * size, 0));
+    says.textContent = codes.length && words[codes.length < 8 ? 0 : bits < 40 ? 1 : bits < 55 ? 2 : bits < 75 ? 3 : 4] || '';
+  });
+}
+
 // The time zone of the phone is the first guess at that of the box.
 for (const field of document.querySelectorAll('[data-zone] select')) {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
