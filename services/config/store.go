@@ -170,7 +170,7 @@ func (s *Store) Check(ctx context.Context, b []byte) (api.ConfigCheck, error) {
 	out.Differences = Differences(now, want)
 	// Only a transaction can tell what there would be to say about people.
 	errEnough := errors.New("looked at")
-	err = s.Identity.Change(ctx, func(tx *sql.Tx) error {
+	err = s.Identity.Change(ctx, identity.Caller{}, func(tx *sql.Tx) error {
 		if err := s.Identity.SetPeople(ctx, tx, identity.Caller{}, peoplePath, want.People); err != nil {
 			return err
 		}
@@ -207,11 +207,11 @@ func (s *Store) Change(ctx context.Context, who identity.Caller, tag string, wan
 	if ETag(now) != tag {
 		return api.ConfigResult{}, ErrChanged
 	}
-	return s.change(ctx, who, now, want, 0)
+	return s.change(ctx, who, now, want, 0, nil)
 }
 
-// Set changes single fields, as set-up does.
-func (s *Store) Set(ctx context.Context, who identity.Caller, change func(*api.Config)) error {
+// Set changes single fields, as set-up does; also, unless it is nil, is done in the same transaction.
+func (s *Store) Set(ctx context.Context, who identity.Caller, change func(*api.Config), also func(context.Context, *sql.Tx) error) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	now, err := s.Document()
@@ -224,12 +224,14 @@ func (s *Store) Set(ctx context.Context, who identity.Caller, change func(*api.C
 	if len(wrong) > 0 {
 		return Problems(wrong)
 	}
-	_, err = s.change(ctx, who, now, want, 0)
+	_, err = s.change(ctx, who, now, want, 0, also)
 	return err
 }
 
 // change takes the box from one document to another. The caller holds changing.
-func (s *Store) change(ctx context.Context, who identity.Caller, now, want api.Config, undoes int64) (api.ConfigResult, error) {
+func (s *Store) change(
+	ctx context.Context, who identity.Caller, now, want api.Config, undoes int64, also func(context.Context, *sql.Tx) error,
+) (api.ConfigResult, error) {
 	all := Differences(now, want)
 	var tried, rest []api.Difference
 	for _, d := range all {
@@ -245,8 +247,8 @@ func (s *Store) change(ctx context.Context, who identity.Caller, now, want api.C
 			return api.ConfigResult{}, err
 		}
 	}
-	if len(rest) > 0 || len(tried) > 0 {
-		if err := s.keep(ctx, who, now, want, rest, tried, undoes); err != nil {
+	if len(rest) > 0 || len(tried) > 0 || also != nil {
+		if err := s.keep(ctx, who, now, want, rest, tried, undoes, also); err != nil {
 			if len(tried) > 0 {
 				s.endTrial(context.WithoutCancel(ctx))
 			}
@@ -265,8 +267,11 @@ func (s *Store) change(ctx context.Context, who identity.Caller, now, want api.C
 }
 
 // keep writes a change into the database, with what is to be remembered of it.
-func (s *Store) keep(ctx context.Context, who identity.Caller, now, want api.Config, rest, tried []api.Difference, undoes int64) error {
-	err := s.Identity.Change(ctx, func(tx *sql.Tx) error {
+func (s *Store) keep(
+	ctx context.Context, who identity.Caller, now, want api.Config, rest, tried []api.Difference, undoes int64,
+	also func(context.Context, *sql.Tx) error,
+) error {
+	err := s.Identity.Change(ctx, who, func(tx *sql.Tx) error {
 		if meanwhile, err := s.Document(); err != nil {
 			return err
 		} else if ETag(meanwhile) != ETag(now) { // people change by other ways too
@@ -274,6 +279,11 @@ func (s *Store) keep(ctx context.Context, who identity.Caller, now, want api.Con
 		}
 		if len(tried) > 0 {
 			if err := s.record(ctx, tx, who, "network-tried", tried, undoes); err != nil {
+				return err
+			}
+		}
+		if also != nil {
+			if err := also(ctx, tx); err != nil {
 				return err
 			}
 		}
@@ -413,7 +423,7 @@ func (s *Store) Undo(ctx context.Context, who identity.Caller, id int64) (api.Co
 		return api.ConfigResult{}, ErrCannotUndo
 	}
 	if want, wrong := Validate(want); len(wrong) == 0 {
-		return s.change(ctx, who, now, want, id)
+		return s.change(ctx, who, now, want, id, nil)
 	}
 	return api.ConfigResult{}, ErrCannotUndo // by the rules of a release since
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"io"
@@ -336,6 +337,34 @@ func TestPeople(t *testing.T) {
 			t.Errorf("%+v, %v", check, err)
 		}
 		equal(t, "people after checks", len(l.id.People()), 1)
+	})
+}
+
+// What set-up notes beside a field is kept with it, or neither is.
+func TestSet(t *testing.T) {
+	run(t, func(t *testing.T, l *lab) {
+		before := l.doc()
+		name := func(to string) func(*api.Config) { return func(c *api.Config) { c.Name = to } }
+		broken := errors.New("broken")
+		err := l.s.Set(t.Context(), l.anna, name("hut"), func(ctx context.Context, tx *sql.Tx) error {
+			return errors.Join(put(ctx, tx, "beside", "1"), broken)
+		})
+		if !errors.Is(err, broken) {
+			t.Error(err)
+		}
+		equal(t, "nothing changed", l.doc(), before)
+		equal(t, "nobody was told", l.o.tell(), []string(nil))
+		beside := func(ctx context.Context, tx *sql.Tx) error { return put(ctx, tx, "beside", "2") }
+		for _, to := range []string{"hut", "hut"} { // the second time there is nothing else to change
+			if err := l.s.Set(t.Context(), l.anna, name(to), beside); err != nil {
+				t.Fatal(err)
+			}
+			var value string
+			err := l.s.DB.SQL().QueryRow("DELETE FROM settings WHERE key = 'beside' RETURNING value").Scan(&value)
+			if l.doc().Name != to || err != nil || value != "2" {
+				t.Errorf("%s, %q, %v", l.doc().Name, value, err)
+			}
+		}
 	})
 }
 

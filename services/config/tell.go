@@ -97,7 +97,7 @@ func (s *Store) KeepNetwork(ctx context.Context, who identity.Caller) error {
 	}
 	want := now
 	want.Network = t.config
-	err = s.Identity.Change(ctx, func(tx *sql.Tx) error {
+	err = s.Identity.Change(ctx, who, func(tx *sql.Tx) error {
 		if err := put(ctx, tx, "network", string(encode(t.config))); err != nil {
 			return err
 		}

@@ -165,6 +165,7 @@ type refusal struct {
 
 // refusals are the answers to what identity and config refuse.
 var refusals = []refusal{
+	{identity.ErrSignedOut, http.StatusUnauthorized, "signed-out", "You are not signed in.", "Sign in first."},
 	{identity.ErrWrongPassword, http.StatusForbidden, "wrong-password", "The name or the password is not right.", "Look at both again."},
 	{identity.ErrSecondFactor, http.StatusForbidden, "second-factor", "The password is right, but a code is needed too.", "Type the code that your app shows, or a recovery code."},
 	{identity.ErrWrongSecondFactor, http.StatusForbidden, "wrong-second-factor", "That code is not right, or was used before.", "Wait for the next one."},

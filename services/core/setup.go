@@ -50,11 +50,7 @@ func (s *server) putSetupName(w http.ResponseWriter, r *http.Request, c *caller)
 	if !decode(w, r, &req) || !s.unfinished(w, r) {
 		return
 	}
-	err := s.config.Set(r.Context(), c.Caller, func(d *api.Config) { d.Name = req.Name })
-	if err == nil {
-		err = s.id.Named(r.Context())
-	}
-	s.went(w, r, c, err)
+	s.went(w, r, c, s.config.Set(r.Context(), c.Caller, func(d *api.Config) { d.Name = req.Name }, s.id.Named))
 }
 
 func (s *server) postSetupAccount(w http.ResponseWriter, r *http.Request, c *caller) {
@@ -77,7 +73,7 @@ func (s *server) putSetupTimeZone(w http.ResponseWriter, r *http.Request, c *cal
 	if !decode(w, r, &req) || !s.unfinished(w, r) {
 		return
 	}
-	s.went(w, r, c, s.config.Set(r.Context(), c.Caller, func(d *api.Config) { d.TimeZone = req.TimeZone }))
+	s.went(w, r, c, s.config.Set(r.Context(), c.Caller, func(d *api.Config) { d.TimeZone = req.TimeZone }, nil))
 }
 
 func (s *server) postSetupDone(w http.ResponseWriter, r *http.Request, c *caller) {

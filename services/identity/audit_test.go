@@ -12,7 +12,7 @@ import (
 func TestAudit(t *testing.T) {
 	b := newBox(t, t.TempDir())
 	token := b.owner(t, "Ada")
-	err := b.Change(t.Context(), func(tx *sql.Tx) error {
+	err := b.Change(t.Context(), Caller{}, func(tx *sql.Tx) error {
 		for n := range maxAudit + 50 {
 			e := api.AuditEntry{Action: "signed-in", Who: "Ada", Target: fmt.Sprint(n), Args: map[string]string{"device": "<b>"}, Place: phone.Place}
 			if err := b.Record(t.Context(), tx, e); err != nil {

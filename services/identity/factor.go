@@ -112,7 +112,7 @@ func (i *Identity) BeginSecondFactor(ctx context.Context, c Caller, req api.Pass
 	}
 	secret := make([]byte, totpSecret)
 	rand.Read(secret)
-	err = i.change(ctx, func(ch *change) error {
+	err = i.changeBy(ctx, c, func(ch *change) error {
 		_, err := ch.ExecContext(ctx, `INSERT INTO second_factors (person, pending) VALUES (?, ?)
 			ON CONFLICT (person) DO UPDATE SET pending = excluded.pending`, p.ID, secret)
 		if err != nil {
@@ -140,7 +140,7 @@ func (i *Identity) BeginSecondFactor(ctx context.Context, c Caller, req api.Pass
 // codes. It ends the caller's other sessions, which were begun without it.
 func (i *Identity) ConfirmSecondFactor(ctx context.Context, c Caller, req api.SecondFactorCode) (api.RecoveryCodes, error) {
 	var codes []string
-	err := i.change(ctx, func(ch *change) (err error) {
+	err := i.changeBy(ctx, c, func(ch *change) (err error) {
 		p := i.find(c.Person.ID)
 		if p == nil || p.pending == nil {
 			return ErrNotFound
@@ -171,7 +171,7 @@ func (i *Identity) EndSecondFactor(ctx context.Context, c Caller, req api.Passwo
 	if err != nil {
 		return err
 	}
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		if err := i.factorOff(ctx, ch, p.ID); err != nil {
 			return err
 		}
@@ -200,7 +200,7 @@ func (i *Identity) NewRecoveryCodes(ctx context.Context, c Caller, req api.Passw
 		return api.RecoveryCodes{}, err
 	}
 	var codes []string
-	err := i.change(ctx, func(ch *change) (err error) {
+	err := i.changeBy(ctx, c, func(ch *change) (err error) {
 		p := i.find(c.Person.ID)
 		if p == nil || p.secret == nil {
 			return ErrNotFound

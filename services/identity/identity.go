@@ -35,6 +35,7 @@ import (
 
 // What can be refused.
 var (
+	ErrSignedOut         error = refusal("who asks is not signed in any more")
 	ErrWrongPassword     error = refusal("the name or the password is wrong") // the same for a name that nobody has
 	ErrSecondFactor      error = refusal("a second factor is needed")         // the password was right
 	ErrWrongSecondFactor error = refusal("the second factor is wrong, or was used before")
@@ -175,10 +176,39 @@ func (i *Identity) change(ctx context.Context, fn func(c *change) error) error {
 	return nil
 }
 
-// Change runs fn in one transaction, for changes that span people, configuration and the audit log: see SetPeople and
-// Record.
-func (i *Identity) Change(ctx context.Context, fn func(tx *sql.Tx) error) error {
-	return i.change(ctx, func(c *change) error { return fn(c.Tx) })
+// changeBy is change for somebody who is signed in. Between the question who asks and the change, a body was received and
+// a password hashed: whose role or session ended meanwhile gets ErrSignedOut.
+func (i *Identity) changeBy(ctx context.Context, who Caller, fn func(c *change) error) error {
+	return i.change(ctx, func(c *change) error {
+		if !i.stillIn(who) {
+			return ErrSignedOut
+		}
+		return fn(c)
+	})
+}
+
+// stillIn reports whether a caller is who it was when it asked.
+func (i *Identity) stillIn(who Caller) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if p := i.people[who.Person.ID]; who.Person.ID != "" && (p == nil || p.Role != who.Person.Role) {
+		return false
+	}
+	if who.Session == "" {
+		return true
+	}
+	for _, s := range i.sessions {
+		if s.id == who.Session {
+			return true
+		}
+	}
+	return false
+}
+
+// Change runs fn in one transaction, for changes that span people, configuration and the audit log: see SetPeople, Named
+// and Record. It is ErrSignedOut if who asks may not any more; nobody may always.
+func (i *Identity) Change(ctx context.Context, who Caller, fn func(tx *sql.Tx) error) error {
+	return i.changeBy(ctx, who, func(c *change) error { return fn(c.Tx) })
 }
 
 // memory is what is kept of the database in memory, beside the sessions.

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"slices"
@@ -176,7 +177,7 @@ func TestSetup(t *testing.T) {
 	if _, ok := b.Look(first); ok {
 		t.Error("the token before is still good")
 	}
-	if err := b.Named(t.Context()); err != nil {
+	if err := b.Change(t.Context(), b.as(t, again), func(tx *sql.Tx) error { return b.Named(t.Context(), tx) }); err != nil {
 		t.Fatal(err)
 	}
 	b.reopen(t)

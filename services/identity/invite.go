@@ -53,7 +53,7 @@ func (i *Identity) Invite(ctx context.Context, c Caller, req api.InviteRequest) 
 		id: rand.Text()[:16], role: req.Role, person: req.Person, by: c.Person.Name,
 		created: t, expires: t.Add(time.Duration(req.Hours) * time.Hour),
 	}
-	err := i.change(ctx, func(ch *change) error {
+	err := i.changeBy(ctx, c, func(ch *change) error {
 		all, err := readInvites(ctx, ch.Tx, "1")
 		if err != nil {
 			return err
@@ -144,7 +144,7 @@ func (i *Identity) Invites(ctx context.Context) ([]api.Invite, error) {
 
 // EndInvite makes an invitation void.
 func (i *Identity) EndInvite(ctx context.Context, c Caller, id string) error {
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		if err := i.dropInvite(ctx, ch, id); err != nil {
 			return err
 		}

@@ -151,7 +151,7 @@ func (i *Identity) ChangePerson(ctx context.Context, c Caller, id string, req ap
 			return api.Person{}, err
 		}
 	}
-	err = i.change(ctx, func(ch *change) error {
+	err = i.changeBy(ctx, c, func(ch *change) error {
 		p := i.find(id)
 		if p == nil {
 			return ErrNotFound
@@ -226,7 +226,7 @@ func keepOwner(ctx context.Context, tx *sql.Tx) error {
 
 // RemovePerson removes a person with everything that is theirs.
 func (i *Identity) RemovePerson(ctx context.Context, c Caller, id string) error {
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		p := i.find(id)
 		if p == nil {
 			return ErrNotFound

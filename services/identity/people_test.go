@@ -167,7 +167,7 @@ func TestTooMany(t *testing.T) {
 		return err
 	})
 	fill(maxPeople-1, func(n int) error {
-		return b.Change(t.Context(), func(tx *sql.Tx) error {
+		return b.Change(t.Context(), Caller{}, func(tx *sql.Tx) error {
 			return b.SetPeople(t.Context(), tx, c, "/people", []api.ConfigPerson{{Name: fmt.Sprint("P", n), Role: api.RoleMember}})
 		})
 	})
@@ -239,7 +239,7 @@ func TestSetPeople(t *testing.T) {
 	b.join(t, owner, "Grace", api.RoleMember)
 	c := b.as(t, owner)
 	set := func(want ...api.ConfigPerson) error {
-		return b.Change(t.Context(), func(tx *sql.Tx) error { return b.SetPeople(t.Context(), tx, c, "/people", want) })
+		return b.Change(t.Context(), Caller{}, func(tx *sql.Tx) error { return b.SetPeople(t.Context(), tx, c, "/people", want) })
 	}
 	wantField(t, set(api.ConfigPerson{Name: "Tim", Role: api.RoleMember}, api.ConfigPerson{Name: " TIM", Role: api.RoleMember}), "/people/1/name", "duplicate")
 	wantField(t, set(api.ConfigPerson{Name: "Tim", Role: "king"}), "/people/0/role", "role")
@@ -388,4 +388,39 @@ func TestTokens(t *testing.T) {
 	want(t, b.RemovePerson(t.Context(), c, other.Person.ID), nil)
 	_, _, err = b.UseToken(t.Context(), v.Secret)
 	want(t, err, ErrNotFound)
+}
+
+// A request that was let in and then took its time changes nothing for somebody who lost the role or the session meanwhile.
+func TestSignedOutMeanwhile(t *testing.T) {
+	b := newBox(t, t.TempDir())
+	ada := b.as(t, b.owner(t, "Ada"))
+	for name, end := range map[string]func(who Caller) error{
+		"demoted": func(who Caller) error {
+			_, err := b.ChangePerson(t.Context(), ada, who.Person.ID, api.PersonChange{Name: who.Person.Name, Role: api.RoleMember})
+			return err
+		},
+		"removed":       func(who Caller) error { return b.RemovePerson(t.Context(), ada, who.Person.ID) },
+		"session ended": func(who Caller) error { return b.EndSessions(t.Context(), ada, who.Person.ID) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v, err := b.Invite(t.Context(), ada, api.InviteRequest{Role: api.RoleOwner, Hours: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, _, err := b.Join(t.Context(), api.JoinRequest{Code: v.Code, Name: name, Password: right}, phone, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ben := b.as(t, token)
+			want(t, end(ben), nil)
+			_, err = b.Invite(t.Context(), ben, api.InviteRequest{Role: api.RoleOwner, Hours: 1})
+			want(t, err, ErrSignedOut)
+			_, err = b.MakeToken(t.Context(), ben, api.TokenRequest{Name: "x", Scopes: []string{api.ScopePeople}, Days: 1})
+			want(t, err, ErrSignedOut)
+			_, err = b.ChangePerson(t.Context(), ben, ada.Person.ID, api.PersonChange{Name: "Ada", Role: api.RoleMember})
+			want(t, err, ErrSignedOut)
+			want(t, b.RemovePerson(t.Context(), ben, ada.Person.ID), ErrSignedOut)
+			want(t, b.Change(t.Context(), ben, func(*sql.Tx) error { t.Error("it changes something"); return nil }), ErrSignedOut)
+		})
+	}
 }

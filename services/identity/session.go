@@ -335,7 +335,7 @@ func (i *Identity) Sessions(c Caller) []api.Session {
 
 // EndSession ends one session of the caller.
 func (i *Identity) EndSession(ctx context.Context, c Caller, id string) error {
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		var device string
 		n, err := i.dropWhere(ctx, ch, func(s *session) bool {
 			if s.person != c.Person.ID || s.id != id || s.kind != kindPerson {
@@ -356,7 +356,7 @@ func (i *Identity) EndSession(ctx context.Context, c Caller, id string) error {
 
 // EndSessions ends all sessions of a person, but not the one that asks.
 func (i *Identity) EndSessions(ctx context.Context, c Caller, person string) error {
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		p := i.find(person)
 		if p == nil {
 			return ErrNotFound

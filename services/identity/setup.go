@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 
@@ -119,19 +120,16 @@ func (i *Identity) dropSetup(ctx context.Context, c *change) error {
 	return nil
 }
 
-// Named notes that the box was given its name.
-func (i *Identity) Named(ctx context.Context) error {
-	i.mu.Lock()
-	later := i.setup != ""
-	i.mu.Unlock()
-	if later {
+// Named notes, in the transaction of Change that keeps its name, that the box was given one.
+func (i *Identity) Named(ctx context.Context, tx *sql.Tx) error {
+	if i.stage() != "" {
 		return nil
 	}
-	return i.change(ctx, func(ch *change) error { return setStage(ctx, ch, stageNamed) })
+	return setStage(ctx, tx, stageNamed)
 }
 
-func setStage(ctx context.Context, c *change, stage string) error {
-	_, err := c.ExecContext(ctx, "INSERT OR REPLACE INTO settings VALUES ('setup', ?)", stage)
+func setStage(ctx context.Context, tx *sql.Tx, stage string) error {
+	_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO settings VALUES ('setup', ?)", stage)
 	if err != nil {
 		return fmt.Errorf("note how far set-up is: %w", err)
 	}
@@ -157,7 +155,7 @@ func (i *Identity) MakeFirstOwner(ctx context.Context, req api.AccountRequest, c
 		if err := i.insert(ctx, ch.Tx, p); err != nil {
 			return err
 		}
-		if err := setStage(ctx, ch, stageAccount); err != nil {
+		if err := setStage(ctx, ch.Tx, stageAccount); err != nil {
 			return err
 		}
 		if err := i.dropSetup(ctx, ch); err != nil {
@@ -191,7 +189,7 @@ func (i *Identity) mine(token string) (*session, error) {
 
 // FinishSetup notes that the box is set up. Doing it again changes nothing.
 func (i *Identity) FinishSetup(ctx context.Context, c Caller) error {
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		i.mu.Lock()
 		owners, stage := i.owners(), i.setup
 		i.mu.Unlock()
@@ -201,7 +199,7 @@ func (i *Identity) FinishSetup(ctx context.Context, c Caller) error {
 		case owners == 0:
 			return ErrNotClaimed
 		}
-		if err := setStage(ctx, ch, stageDone); err != nil {
+		if err := setStage(ctx, ch.Tx, stageDone); err != nil {
 			return err
 		}
 		return i.record(ctx, ch.Tx, c, "setup-done", "", nil)
@@ -257,7 +255,7 @@ func (i *Identity) Recover(ctx context.Context, req api.RecoverRequest, locked b
 			return err
 		}
 		if i.stage() != stageDone {
-			if err := setStage(ctx, ch, stageAccount); err != nil {
+			if err := setStage(ctx, ch.Tx, stageAccount); err != nil {
 				return err
 			}
 		}

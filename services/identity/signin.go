@@ -151,7 +151,7 @@ func (i *Identity) ChangePassword(ctx context.Context, c Caller, req api.Passwor
 		return "", api.Session{}, err
 	}
 	token, s := i.newSession(kindPerson, p.ID, p.Role, c)
-	err = i.change(ctx, func(ch *change) error {
+	err = i.changeBy(ctx, c, func(ch *change) error {
 		r, err := ch.ExecContext(ctx, "UPDATE people SET password = ? WHERE id = ? AND password = ?", hash, p.ID, p.password)
 		if err := must(r, err); err != nil {
 			return err

@@ -49,7 +49,7 @@ func TestSignIn(t *testing.T) {
 func TestNoEnumeration(t *testing.T) {
 	b := newBox(t, "")
 	token := b.owner(t, "Ada")
-	err := b.Change(t.Context(), func(tx *sql.Tx) error { // somebody without a password
+	err := b.Change(t.Context(), Caller{}, func(tx *sql.Tx) error { // somebody without a password
 		return b.SetPeople(t.Context(), tx, b.as(t, token), "/people", []api.ConfigPerson{{Name: "Grace", Role: api.RoleMember}})
 	})
 	if err != nil {

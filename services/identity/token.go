@@ -49,7 +49,7 @@ func (i *Identity) MakeToken(ctx context.Context, c Caller, req api.TokenRequest
 		ID: rand.Text()[:16], Name: name, Scopes: scopes, Secret: tokenPrefix + rand.Text(),
 		Created: t.UTC().Truncate(time.Second), Expires: t.Add(time.Duration(req.Days) * 24 * time.Hour).UTC().Truncate(time.Second),
 	}
-	err = i.change(ctx, func(ch *change) error {
+	err = i.changeBy(ctx, c, func(ch *change) error {
 		_, err := ch.ExecContext(ctx, "DELETE FROM tokens WHERE person = ? AND expires < ?", c.Person.ID, t.Unix())
 		if err != nil {
 			return fmt.Errorf("make a token: %w", err)
@@ -111,7 +111,7 @@ func (i *Identity) Tokens(ctx context.Context, c Caller) ([]api.Token, error) {
 
 // EndToken makes one of the caller's tokens worthless.
 func (i *Identity) EndToken(ctx context.Context, c Caller, id string) error {
-	return i.change(ctx, func(ch *change) error {
+	return i.changeBy(ctx, c, func(ch *change) error {
 		var name string
 		err := ch.QueryRowContext(ctx, "DELETE FROM tokens WHERE id = ? AND person = ? RETURNING name", id, c.Person.ID).Scan(&name)
 		if errors.Is(err, sql.ErrNoRows) {
