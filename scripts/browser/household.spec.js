@@ -486,7 +486,10 @@ for (const [lang, script] of [['en', true], ['de', true], ['de', false]]) {
         await see(anna, 'alerts-some', t('alerts.title'));
         const n = await anna.locator('#alert-cards li').count();
         await anna.locator('#alert-cards form button').first().click();
-        await expect(anna.locator('#alert-cards li')).toHaveCount(n - 1);
+        await expect(async () => {
+          await to(anna, '/alerts');
+          await expect(anna.locator('#alert-cards li')).toHaveCount(n - 1, { timeout: 1000 });
+        }).toPass();
         await setState('well');
         await to(anna, '/activity');
         await expect(anna.locator('main')).toContainText(owner.name);
