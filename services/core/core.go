@@ -64,6 +64,9 @@ type server struct {
 	sure      atomic.Bool // the wall clock, when the box was last seen
 	diagnosis sync.Mutex  // one bundle at a time
 
+	recoverMu sync.Mutex
+	recovered string // the recovery code that was used last
+
 	voidMu    sync.Mutex
 	void      bool // init's claim code, when it was asked
 	voidAsked time.Time

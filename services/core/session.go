@@ -153,7 +153,8 @@ func (s *server) claimCode(ctx context.Context) (string, error) {
 	return code, nil
 }
 
-// postRecover gives an owner a new password for the code that shows who stands at the box.
+// postRecover gives an owner a new password for the code that shows who stands at the box. The code is good once: one
+// request at a time holds it against init's, and it counts as used from the database's word on, whether init hears or not.
 func (s *server) postRecover(w http.ResponseWriter, r *http.Request, c *caller) {
 	var req api.RecoverRequest
 	if !decode(w, r, &req) {
@@ -168,6 +169,8 @@ func (s *server) postRecover(w http.ResponseWriter, r *http.Request, c *caller) 
 		tooManyTries(w, d)
 		return
 	}
+	s.recoverMu.Lock()
+	defer s.recoverMu.Unlock()
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	var want api.Recovery
@@ -181,7 +184,7 @@ func (s *server) postRecover(w http.ResponseWriter, r *http.Request, c *caller) 
 		s.limits.recovery.undo(c.Place, "")
 		s.refuse(w, r, errors.Join(errStarting, err))
 		return
-	case len(plain(want.Code)) < claimLen:
+	case len(plain(want.Code)) < claimLen || plain(want.Code) == s.recovered:
 		codeVoid(w)
 		return
 	case !sameCode(code, plain(want.Code)):
@@ -194,8 +197,10 @@ func (s *server) postRecover(w http.ResponseWriter, r *http.Request, c *caller) 
 		s.refuse(w, r, err)
 		return
 	}
+	s.recovered = plain(want.Code)
 	s.log.Info("recovered", "client", c.Place, "source", want.Source)
-	if err := s.tell(r.Context(), http.MethodDelete, "/v1/recovery", nil); err != nil {
+	// Whoever asked may have gone.
+	if err := s.tell(context.WithoutCancel(r.Context()), http.MethodDelete, "/v1/recovery", nil); err != nil {
 		s.log.Error("the recovery code that was used is not void", "err", err)
 	}
 	s.limits.signIn.trust(c.Place)
