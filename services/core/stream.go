@@ -69,7 +69,9 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, c *caller, run f
 	}
 	defer s.streams.release(who)
 	w.Header().Set("Content-Type", "text/event-stream")
-	run(&stream{s, w, r, c, http.NewResponseController(w)})
+	rc := http.NewResponseController(w)
+	defer rc.SetWriteDeadline(time.Time{}) // of this connection's next answer
+	run(&stream{s, w, r, c, rc})
 }
 
 func (st *stream) write(text string) bool {
