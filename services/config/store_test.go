@@ -486,6 +486,22 @@ func TestTrialEnds(t *testing.T) {
 	}
 }
 
+// A trial can be taken back on a disk that takes no writes: what is told is what happened.
+func TestRevertOnFullDisk(t *testing.T) {
+	run(t, func(t *testing.T, l *lab) {
+		l.change(tryStatic)
+		if _, err := l.s.DB.SQL().Exec("PRAGMA query_only=ON"); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.s.RevertNetwork(t.Context(), l.anna); err != nil {
+			t.Error(err)
+		}
+		if n := l.o.box().Network; n.Trial != nil {
+			t.Errorf("%+v", n)
+		}
+	})
+}
+
 // Between the question whether the trial still runs and the answer to keep it, the trial can end.
 func TestKeepAtTheLastMoment(t *testing.T) {
 	run(t, func(t *testing.T, l *lab) {
