@@ -29,8 +29,10 @@ type Drive struct {
 	Path      string // such as "/dev/sdb"
 	Model     string // with the maker's name
 	Serial    string
-	Size      int64 // bytes
-	Removable bool  // it can be taken out: its driver says so, or it is on USB or in a card reader
+	Number    string // device number, such as "8:16"
+	Seq       string // the kernel's number for this medium in this drive, never used twice; "" before Linux 5.15
+	Size      int64  // bytes
+	Removable bool   // it can be taken out: its driver says so, or it is on USB or in a card reader
 	ReadOnly  bool
 	Mounted   []string // where it or its partitions are mounted
 	System    string   // what of this computer's system is on it, such as "/" or "swap"; empty if nothing
@@ -80,6 +82,10 @@ func (h Host) Drive(path string) (Drive, error) {
 		}
 		return Drive{}, fmt.Errorf("%s is a partition; name the whole drive, %s", path, filepath.Join(h.Dev, parent))
 	}
+	// A node may have any name: what counts is the number in it.
+	if n := nodeNumber(real); n != "" && n != h.line(h.Sys, "class/block", name, "dev") {
+		return Drive{}, fmt.Errorf("%s is not the drive that has its name; name the one in %s", path, h.Dev)
+	}
 	used, err := h.uses()
 	if err != nil {
 		return Drive{}, err
@@ -91,6 +97,14 @@ func (h Host) Drive(path string) (Drive, error) {
 	return d, nil
 }
 
+// Same says whether d and o are one drive with one medium in it, or both none.
+func (d *Drive) Same(o *Drive) bool {
+	if d == nil || o == nil {
+		return d == o
+	}
+	return d.Path == o.Path && d.Number == o.Number && d.Seq == o.Seq && d.Size == o.Size && d.Model == o.Model && d.Serial == o.Serial
+}
+
 func (h Host) drive(name string, used map[string][]string) (Drive, bool) {
 	dir := filepath.Join(h.Sys, "block", name)
 	d := Drive{Name: name, Path: filepath.Join(h.Dev, name)}
@@ -98,6 +112,7 @@ func (h Host) drive(name string, used map[string][]string) (Drive, bool) {
 	if d.Size = sectors * 512; d.Size <= 0 {
 		return d, false
 	}
+	d.Number, d.Seq = h.line(dir, "dev"), h.line(dir, "diskseq")
 	bus, _ := filepath.EvalSymlinks(filepath.Join(dir, "device"))
 	d.Removable = h.line(dir, "removable") == "1" || strings.Contains(bus, "/usb") || strings.Contains(bus, "/mmc_host/")
 	d.ReadOnly = h.line(dir, "ro") == "1"
@@ -130,7 +145,10 @@ func (h Host) look(d *Drive, dir string, used map[string][]string, depth int) {
 			d.System = part
 		}
 		if strings.HasPrefix(at, "/") {
-			d.Mounted = append(d.Mounted, at)
+			d.Mounted = append(d.Mounted, clean(at))
+		} else if at != "swap" {
+			d.Used = at
+			h.look(d, filepath.Join(h.Sys, "block", at), used, depth+1)
 		}
 	}
 	ents, _ := os.ReadDir(dir)
@@ -160,7 +178,8 @@ func systemPart(at string) string {
 	return ""
 }
 
-// uses maps device numbers ("8:17") to mount points and "swap": proc(5), mountinfo and swaps.
+// uses maps device numbers ("8:17") to mount points, "swap" and loop devices ("loop0"): proc(5), mountinfo and swaps;
+// Documentation/ABI/testing/sysfs-block-loop. The kernel names no holder for a loop device, and lets others write below it.
 func (h Host) uses() (map[string][]string, error) {
 	mounts, err := os.ReadFile(filepath.Join(h.Proc, "self/mountinfo"))
 	if err != nil {
@@ -189,6 +208,12 @@ func (h Host) uses() (map[string][]string, error) {
 			}
 		}
 	}
+	loops, _ := filepath.Glob(filepath.Join(h.Sys, "block/loop*/loop/backing_file"))
+	for _, l := range loops {
+		if n := h.number(h.line(l)); n != "" {
+			used[n] = append(used[n], filepath.Base(filepath.Dir(filepath.Dir(l))))
+		}
+	}
 	return used, nil
 }
 
@@ -198,13 +223,19 @@ func (h Host) number(path string) string {
 	if err != nil {
 		return ""
 	}
-	if n := h.line(filepath.Join(h.Sys, "class/block", filepath.Base(real)), "dev"); n != "" {
-		return n
-	}
+	return cmp.Or(nodeNumber(real), h.line(h.Sys, "class/block", filepath.Base(real), "dev"))
+}
+
+// nodeNumber is the number in the node of a block device, "" if path is something else.
+func nodeNumber(path string) string {
 	var st unix.Stat_t
-	if unix.Stat(real, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return ""
 	}
+	return numberOf(&st)
+}
+
+func numberOf(st *unix.Stat_t) string {
 	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 }
 

@@ -268,7 +268,7 @@ func TestWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			img := openImage(t, image(t, name))
 			path := filepath.Join(t.TempDir(), "new")
-			target, err := OpenTarget(path, img.Size)
+			target, err := OpenFile(path, img.Size)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -300,7 +300,7 @@ func TestWrite(t *testing.T) {
 			t.Fatal(err)
 		}
 		tool(t, "sgdisk", "-o", "-n1:0:0", "-c1:old", path)
-		target, err := OpenTarget(path, img.Size)
+		target, err := OpenFile(path, img.Size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,6 +340,60 @@ func loop(t *testing.T, path string, size int64) string {
 	return dev
 }
 
+func driveAt(t *testing.T, dev string) Drive {
+	t.Helper()
+	d, err := ThisHost.Drive(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestOtherDrive: nothing is written to but the very drive that was looked at.
+func TestOtherDrive(t *testing.T) {
+	const size = 2 * mib
+	dir := t.TempDir()
+	dev := loop(t, filepath.Join(dir, "a"), size)
+	asked := driveAt(t, dev)
+	target, err := ThisHost.Open(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Close()
+
+	// Another medium of the same size takes its place, and its name.
+	tool(t, "losetup", "-d", dev)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "b"), nil, 0o600), os.Truncate(filepath.Join(dir, "b"), size)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("losetup", dev, filepath.Join(dir, "b")).CombinedOutput(); err != nil {
+		t.Skipf("%s was taken meanwhile: %v: %s", dev, err, out)
+	}
+	if _, err := ThisHost.Open(asked); !errors.Is(err, ErrOther) {
+		t.Errorf("another medium: %v", err)
+	}
+
+	// What is used through a loop device is in use.
+	out, err := exec.Command("losetup", "--find", "--show", dev).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	above := strings.TrimSpace(string(out))
+	t.Cleanup(func() { exec.Command("losetup", "-d", above).Run() })
+	if d := driveAt(t, dev); d.Used != filepath.Base(above) {
+		t.Errorf("below %s: %+v", above, d)
+	}
+
+	// A node that has the name of one drive and the number of another.
+	node := filepath.Join(dir, filepath.Base(dev))
+	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 255))); err != nil {
+		t.Skip(err)
+	}
+	if d, err := ThisHost.Drive(node); err == nil {
+		t.Errorf("%s was taken for %s", node, d.Path)
+	}
+}
+
 func TestBlockDevice(t *testing.T) {
 	img := openImage(t, image(t, "gpt.img.zst"))
 	dir, err := os.MkdirTemp("/dev/shm", "croft-flash-") // each flush would reach this computer's own disk
@@ -349,12 +403,12 @@ func TestBlockDevice(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "disk")
 	dev := loop(t, path, img.Size+5*mib)
-	target, err := OpenTarget(dev, img.Size)
+	target, err := ThisHost.Open(driveAt(t, dev))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer target.Close()
-	if _, err := OpenTarget(dev, img.Size); !errors.Is(err, unix.EBUSY) {
+	if _, err := ThisHost.Open(driveAt(t, dev)); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("opened twice: %v", err)
 	}
 	if state, err := Write(t.Context(), img, target, settings, silent); state != Verified || err != nil {
@@ -397,7 +451,7 @@ func TestFailingBlockDevice(t *testing.T) {
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	img := openImage(t, image(t, "gpt.img"))
 	dev := loop(t, filepath.Join(dir, "disk"), img.Size)
-	target, err := OpenTarget(dev, img.Size)
+	target, err := ThisHost.Open(driveAt(t, dev))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -420,7 +474,7 @@ type drive struct {
 
 func newDrive(t *testing.T, img *Image) *drive {
 	t.Helper()
-	target, err := OpenTarget(filepath.Join(t.TempDir(), "drive"), img.Size)
+	target, err := OpenFile(filepath.Join(t.TempDir(), "drive"), img.Size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -561,7 +615,7 @@ func TestFull(t *testing.T) {
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	img := openImage(t, image(t, "gpt.img"))
-	target, err := OpenTarget(filepath.Join(dir, "disk"), img.Size)
+	target, err := OpenFile(filepath.Join(dir, "disk"), img.Size)
 	if err != nil {
 		t.Fatal(err)
 	}

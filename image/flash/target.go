@@ -23,43 +23,72 @@ type Target struct {
 
 var _ Medium = (*Target)(nil)
 
-// OpenTarget opens a block device for itself alone (O_EXCL: it fails while anybody else uses it or a partition of it), or a
-// file as if it were a drive. A file that is not there or empty becomes as large as the image.
-func OpenTarget(path string, size int64) (*Target, error) {
-	fi, err := os.Stat(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+// ErrOther is that a drive is not, or no longer, the one that was looked at.
+var ErrOther = errors.New("another drive is there than a moment ago")
+
+// Open opens the drive d, which was looked at before, for itself alone (O_EXCL: it fails while anybody else uses it or a
+// partition of it). If meanwhile another drive, or another card in the same slot, has taken its place, it fails with ErrOther.
+func (h Host) Open(d Drive) (*Target, error) {
+	f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_EXCL, 0)
+	if err != nil {
 		return nil, err
 	}
-	t := &Target{}
-	flags := os.O_RDWR | os.O_CREATE
-	switch {
-	case err != nil:
-	case fi.Mode()&os.ModeDevice != 0 && fi.Mode()&os.ModeCharDevice == 0:
-		t.device = true
-		flags = os.O_RDWR | os.O_EXCL
-	case !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is neither a drive nor a file", path)
-	}
-	if t.File, err = os.OpenFile(path, flags, 0o600); err != nil {
-		return nil, err
-	}
-	if n, err := unix.IoctlGetInt(int(t.Fd()), unix.BLKSSZGET); t.device && err == nil && n != layout.SectorSize {
-		t.Close()
-		return nil, fmt.Errorf("%s counts in sectors of %d bytes, and Croft's images in %d: use another drive or another USB adapter", path, n, layout.SectorSize)
-	}
-	// The end of a block device is its size, as of a file.
-	if t.size, err = t.Seek(0, io.SeekEnd); err != nil {
+	t := &Target{File: f, device: true}
+	if err := h.isStill(d, t); err != nil {
 		t.Close()
 		return nil, err
 	}
-	if !t.device && t.size == 0 {
-		t.size, t.blank = size, true
-		if err := t.Truncate(size); err != nil {
-			t.Close()
-			return nil, err
-		}
+	if n, err := unix.IoctlGetInt(int(t.Fd()), unix.BLKSSZGET); err == nil && n != layout.SectorSize {
+		t.Close()
+		return nil, fmt.Errorf("%s counts in sectors of %d bytes, and Croft's images in %d: use another drive or another USB adapter", d.Path, n, layout.SectorSize)
+	}
+	if err := t.measure(); err != nil {
+		t.Close()
+		return nil, err
 	}
 	return t, nil
+}
+
+// isStill looks at the drive once more: its name and number stay its own for as long as t has it open.
+func (h Host) isStill(d Drive, t *Target) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(t.Fd()), &st); err != nil {
+		return err
+	}
+	now, err := h.Drive(d.Path)
+	if err != nil || !now.Same(&d) || st.Mode&unix.S_IFMT != unix.S_IFBLK || numberOf(&st) != d.Number {
+		return fmt.Errorf("%s: %w", d.Path, ErrOther)
+	}
+	return nil
+}
+
+// OpenFile opens a file as if it were a drive. One that is not there or empty becomes as large as the image.
+func OpenFile(path string, size int64) (*Target, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{File: f}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		t.Close()
+		return nil, fmt.Errorf("%s is no file", path)
+	}
+	err = t.measure()
+	if err == nil && t.size == 0 {
+		t.size, t.blank = size, true
+		err = t.Truncate(size)
+	}
+	if err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// measure takes the end of the block device or file for its size.
+func (t *Target) measure() (err error) {
+	t.size, err = t.Seek(0, io.SeekEnd)
+	return err
 }
 
 // Size is the drive's, in bytes.
@@ -99,7 +128,8 @@ func (t *Target) Uncached() (io.ReaderAt, error) {
 		return nil, fmt.Errorf("drop the cache of %s: %w", t.Name(), err)
 	}
 	var err error
-	t.direct, err = os.OpenFile(t.Name(), os.O_RDONLY|unix.O_DIRECT, 0)
+	// By its descriptor (proc(5)): the name may be another's by now.
+	t.direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", t.Fd()), os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil && !t.device && errors.Is(err, unix.EINVAL) {
 		return t.File, nil
 	}

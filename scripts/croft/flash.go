@@ -37,8 +37,8 @@ func flashCommand(ctx context.Context, args []string, io stdio) int {
 	if len(rest) == 1 {
 		return listDrives(rest[0], *all, io)
 	}
-	f := &flasher{stdio: io, ask: newAsker(io), path: rest[1], all: *all, yes: *yes, settings: s}
-	return f.run(ctx, rest[0], ssid)
+	f := &flasher{stdio: io, ask: newAsker(io), img: rest[0], path: rest[1], all: *all, yes: *yes, settings: s}
+	return f.run(ctx, ssid)
 }
 
 // listDrives shows the drives that could be meant.
@@ -99,20 +99,23 @@ func orDash(s string) string {
 type flasher struct {
 	stdio
 	ask      *asker
-	path     string // of the drive
+	img      string       // path of the image
+	path     string       // of the drive
+	drive    *flash.Drive // at that path when it was looked at last; nil for a file
 	all, yes bool
 	settings flash.Settings
 }
 
-func (f *flasher) run(ctx context.Context, imgPath, ssid string) int {
+func (f *flasher) run(ctx context.Context, ssid string) int {
 	if err := f.gather(ctx, ssid); err != nil {
 		return f.fail(ctx, exitUsage, "%v", err)
 	}
 	if p := f.problem(0); p != "" { // before minutes are spent on the image
 		return f.fail(ctx, exitNo, "%s", p)
 	}
+	asked := f.drive
 	p := newProgress(f.err, "Checking the image")
-	img, err := flash.OpenImage(ctx, imgPath, func(done int64) { p.show(done, 0) })
+	img, err := flash.OpenImage(ctx, f.img, func(done int64) { p.show(done, 0) })
 	p.end()
 	if err != nil {
 		return f.fail(ctx, exitFailed, "%s. %s was not touched.", strings.TrimSuffix(why(ctx, err), "."), f.path)
@@ -120,11 +123,16 @@ func (f *flasher) run(ctx context.Context, imgPath, ssid string) int {
 	if p := f.problem(img.Size); p != "" {
 		return f.fail(ctx, exitNo, "%s", p)
 	}
+	if !asked.Same(f.drive) {
+		return f.fail(ctx, exitNo, otherDrive, f.path)
+	}
 	if q := f.question(); q != "" && !f.yes && !f.ask.yes(ctx, q+"Type yes to erase it: ") {
 		return f.fail(ctx, exitNo, "Nothing was changed.")
 	}
-	target, err := flash.OpenTarget(f.path, img.Size)
+	target, err := f.open(img.Size)
 	switch {
+	case errors.Is(err, flash.ErrOther):
+		return f.fail(ctx, exitNo, otherDrive, f.path)
 	case errors.Is(err, os.ErrPermission):
 		return f.fail(ctx, exitFailed, "%s may only be written to by the administrator. Try again with sudo in front. (%v)", f.path, err)
 	case errors.Is(err, unix.EBUSY):
@@ -148,6 +156,8 @@ func (f *flasher) run(ctx context.Context, imgPath, ssid string) int {
 	f.done()
 	return exitOK
 }
+
+const otherDrive = "%s is not the drive any more that it was a moment ago. Nothing was changed; look again which one you mean."
 
 // fail says why the command ends, and returns the exit code.
 func (f *flasher) fail(ctx context.Context, code int, format string, args ...any) int {
@@ -178,48 +188,57 @@ func (f *flasher) gather(ctx context.Context, ssid string) (err error) {
 	return s.Normalise()
 }
 
-// isDevice says whether the target is a block device.
-func (f *flasher) isDevice() bool {
+// problem looks at the target, and says why it must not be written to.
+func (f *flasher) problem(size int64) string {
+	f.drive = nil
 	fi, err := os.Stat(f.path)
-	return err == nil && fi.Mode()&os.ModeDevice != 0 && fi.Mode()&os.ModeCharDevice == 0
+	if err == nil && fi.Mode()&os.ModeDevice != 0 && fi.Mode()&os.ModeCharDevice == 0 {
+		d, err := flash.ThisHost.Drive(f.path)
+		if err != nil {
+			return err.Error()
+		}
+		f.drive = &d
+		return d.Problem(size, f.all)
+	}
+	if err == nil && !fi.Mode().IsRegular() {
+		return fmt.Sprintf("%s is neither a drive nor a file.", f.path)
+	}
+	if img, ierr := os.Stat(f.img); err == nil && ierr == nil && os.SameFile(fi, img) {
+		return fmt.Sprintf("%s is the image itself.", f.path)
+	}
+	// A file there would be taken for the drive whose place it has, and that drive may come.
+	path, aerr := filepath.Abs(f.path)
+	if aerr != nil || strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/") {
+		return fmt.Sprintf("There is no drive %s. \"croft flash IMAGE\" without a drive lists those that are there.", f.path)
+	}
+	if to, lerr := os.Readlink(f.path); err != nil && lerr == nil {
+		return fmt.Sprintf("%s leads to %s, and there is nothing.", f.path, to)
+	}
+	return ""
 }
 
-// problem says why the target must not be written to.
-func (f *flasher) problem(size int64) string {
-	if !f.isDevice() {
-		fi, err := os.Stat(f.path)
-		switch {
-		case err == nil && !fi.Mode().IsRegular():
-			return fmt.Sprintf("%s is neither a drive nor a file.", f.path)
-		case err != nil && filepath.Dir(f.path) == "/dev":
-			return fmt.Sprintf("There is no drive %s. \"croft flash IMAGE\" without a drive lists those that are there.", f.path)
-		}
-		return ""
+// open opens what problem looked at.
+func (f *flasher) open(size int64) (*flash.Target, error) {
+	if f.drive != nil {
+		return flash.ThisHost.Open(*f.drive)
 	}
-	d, err := flash.ThisHost.Drive(f.path)
-	if err != nil {
-		return err.Error()
-	}
-	return d.Problem(size, f.all)
+	return flash.OpenFile(f.path, size)
 }
 
 // question names what will be lost, "" if nothing is.
 func (f *flasher) question() string {
-	if !f.isDevice() {
+	d := f.drive
+	if d == nil {
 		if fi, err := os.Stat(f.path); err == nil && fi.Size() > 0 {
 			return fmt.Sprintf("The file %s (%s) will be overwritten.\n", f.path, flash.Bytes(fi.Size()))
 		}
 		return ""
 	}
-	d, err := flash.ThisHost.Drive(f.path)
-	if err != nil {
-		return fmt.Sprintf("Everything on %s will be lost.\n", f.path)
-	}
 	q := fmt.Sprintf("Everything on this drive will be lost:\n\n  %s, %s, %s", d.Path, orDash(d.Model), flash.Bytes(d.Size))
 	if d.Serial != "" {
 		q += ", serial number " + d.Serial
 	}
-	return q + "\n  On it now: " + content(d) + "\n\n"
+	return q + "\n  On it now: " + content(*d) + "\n\n"
 }
 
 // why says in words what stopped the writing.
