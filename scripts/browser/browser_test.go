@@ -66,7 +66,7 @@ func TestBrowser(t *testing.T) {
 	}
 	if *grep == "" { // TLS changes cookies and what browsers allow, not what is on the page
 		o.URL = s.secure
-		if err := Run(ctx, o, "--grep", "takes the right one|keeps the page current|tells nothing", "--project", "phone"); err != nil {
+		if err := Run(ctx, o, "--grep", "takes the right code|keeps the page current|tells nothing", "--project", "phone"); err != nil {
 			t.Errorf("over TLS: %v", err)
 		}
 	}

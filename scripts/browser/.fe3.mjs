@@ -1,0 +1,36 @@
+import {base,ctl,code,browser,ctx,tell,shot,own} from './.fe.mjs';
+await tell('fresh'); await tell('state',{name:'well'});
+const o=await ctx({lang:'en-GB'}), p=await o.newPage();
+await own(p);
+const st=await o.storageState();
+const say=async(n,u='/')=>{await p.goto(base+u).catch(e=>console.log(u,e.message));await p.waitForTimeout(500);await shot(p,n)};
+for(const s of ['crashing','many','hot','conflict','bare','starting']){await tell('state',{name:s});await p.waitForTimeout(1500);await say('en_s_'+s)}
+await tell('state',{name:'many'});await p.waitForTimeout(1000);await say('en_s_services','/services');await say('en_s_service','/services/core');await say('en_alerts','/alerts');await say('en_settings_many','/box');
+await tell('state',{name:'crashing'});await p.waitForTimeout(1500);await say('en_s_crash_service','/services/discovery');
+await tell('state',{name:'well'});await p.waitForTimeout(1500);await say('en_again');await say('en_alerts2','/alerts');
+const nov=()=>p.locator('form').evaluateAll(fs=>fs.forEach(f=>f.noValidate=true));
+await p.goto(base+'/box/network');await nov();await p.locator('[value=static]').first().check();await shot(p,'en_net_static');await p.locator('button.primary').last().click();await p.waitForTimeout(400);await shot(p,'en_net_empty');
+const ins=p.locator('input[type=text]:visible');for(let i=0;i<await ins.count();i++)await ins.nth(i).fill(['192.168.1.300','10.0.0.1','x y','<b>'][i%4]);await nov();await p.locator('button.primary').last().click();await p.waitForTimeout(400);await shot(p,'en_net_bad');
+const i2=p.locator('input[type=text]:visible');const vals=[' 192.168.1.50/24 ','192.168.1.1','192.168.1.1 , 9.9.9.9',''];for(let i=0;i<await i2.count();i++)await i2.nth(i).fill(vals[i]||'');await nov();await p.locator('button.primary').last().click();await p.waitForTimeout(600);await shot(p,'en_trial');await say('en_trial_home');await say('en_trial_net','/box/network');
+await p.goto(base+'/');const rb=p.locator('form[action="/box/network/revert"] button');if(await rb.count()){await rb.first().click();await p.waitForTimeout(400);await shot(p,'en_reverted')}
+await p.goto(base+'/box/config/import');await nov();await p.click('button.primary');await p.waitForTimeout(300);await shot(p,'en_imp_empty');
+await p.fill('textarea','{"format":"croft-config/1","nme":"x","name":"<b>"}');await p.click('button.primary');await p.waitForTimeout(300);await shot(p,'en_imp_bad');
+await p.fill('textarea','not json 😀');await p.click('button.primary');await p.waitForTimeout(300);await shot(p,'en_imp_rubbish');
+await p.goto(base+'/box/start-over');await nov();await p.locator('form .danger').click();await p.waitForTimeout(300);await shot(p,'en_over_empty');
+await p.locator('input[type=text]').fill('erase');await p.locator('input[type=password]').fill('wrong');await p.locator('form .danger').click();await p.waitForTimeout(900);await shot(p,'en_over_wrong');
+await say('en_logs_none','/logs?q=zzzzzz');
+await p.goto(base+'/people/invite');await p.locator('[value=owner]').check();await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_invited');
+await say('en_people','/people');
+await p.goto(base+'/me/name');await nov();await p.fill('[name=name]','א'.repeat(5000));await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_name_long');
+await p.goto(base+'/me/name');await nov();await p.fill('[name=name]','<img src=x onerror=alert(1)> 😀 مرحبا');await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_name_html');await say('en_people_html','/people');await say('en_act_html','/activity');
+await p.goto(base+'/me/password');await nov();await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_pw_empty');
+await p.goto(base+'/me/second-factor');await p.fill('[type=password]','a meadow behind the barn');await p.click('form .primary');await p.waitForTimeout(500);await shot(p,'en_factor_new');await nov();await p.locator('form input[type=text],form input[inputmode]').first().fill('１２３ ４５６');await p.click('form .primary');await p.waitForTimeout(500);await shot(p,'en_factor_wrong');
+await p.goto(base+'/me/tokens/new');await nov();await p.locator('[type=checkbox]').first().uncheck();await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_tok_empty');
+await p.fill('[name=name]','backup');await p.locator('[type=checkbox]').first().check();await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_tok_new');
+await p.goto(base+'/box/name');await nov();await p.fill('[name=name]','New Home');await p.click('form .primary');await p.waitForTimeout(300);await shot(p,'en_boxname_bad');
+await p.fill('[name=name]','newhome');await p.click('form .primary');await p.waitForTimeout(800);await shot(p,'en_renamed');
+await p.goto(base+'/box/config');await shot(p,'en_config');
+await tell('state',{name:'rescue'});await p.waitForTimeout(800);
+const c2=await ctx({}),r=await c2.newPage();await r.goto(base+'/');await shot(r,'en_rescue_gate');await r.fill('[name=code]',code);await r.click('form .primary');await r.waitForTimeout(600);await shot(r,'en_rescue');
+await tell('state',{name:'well'});
+await browser.close();
