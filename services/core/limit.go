@@ -176,20 +176,15 @@ func makeRoom[V any](m map[string]V, used func(V) time.Time) {
 	}
 }
 
-// clientKey names who is asking, for the limiter: the address that the gateway saw, or of a public IPv6 address the /64
-// that one sender can roam. Addresses of the LAN count alone, so that one device's wrong codes don't make the whole
-// household wait; who roams there meets the bound on all together. The gateway and the web UI put it last in
-// X-Forwarded-For; what a client itself sent stands before it.
+// clientKey names who is asking, for the limiter: the address that the gateway saw. At home all devices have public IPv6
+// addresses of one network, so each address counts alone: one device's wrong codes make nobody else wait. Who roams in a
+// network has no more tries by that, for the bound on all strangers together holds. The gateway and the web UI put the
+// address last in X-Forwarded-For; what a client itself sent stands before it.
 func clientKey(r *http.Request) string {
 	f := strings.Join(r.Header.Values("X-Forwarded-For"), ",")
 	a, err := netip.ParseAddr(strings.TrimSpace(f[strings.LastIndexByte(f, ',')+1:]))
 	if err != nil {
 		return "unknown"
 	}
-	a = a.Unmap().WithZone("")
-	if a.Is4() || a.IsLinkLocalUnicast() || a.IsPrivate() {
-		return a.String()
-	}
-	p, _ := a.Prefix(64)
-	return p.String()
+	return a.Unmap().WithZone("").String()
 }
