@@ -29,6 +29,7 @@ var (
 const (
 	maxFolder  = 1 << 21 // bytes: 65,536 entries, as many as the specification allows
 	maxExtents = 1 << 16
+	maxFile    = 1<<32 - 1 // bytes, as many as an entry can say
 )
 
 // Extent is a run of bytes.
@@ -44,8 +45,10 @@ type File struct {
 }
 
 // Find finds the file of that name in the root folder of the volume in r. The name may lead through folders, parted by
-// "/". It fails with ErrNotFound, ErrNotFAT or ErrDamaged, or with what r fails with.
-func Find(r io.ReaderAt, name string) (File, error) {
+// "/". It fails with ErrNotFound, ErrNotFAT, ErrDamaged or ErrTooLarge, or with what r fails with.
+func Find(r io.ReaderAt, name string) (File, error) { return find(r, name, maxFile) }
+
+func find(r io.ReaderAt, name string, limit int64) (File, error) {
 	v, err := open(r)
 	if err != nil {
 		return File{}, fmt.Errorf("find %s: %w", name, err)
@@ -63,6 +66,9 @@ func Find(r io.ReaderAt, name string) (File, error) {
 		return File{}, fmt.Errorf("find %s: it is a folder: %w", name, ErrNotFound)
 	}
 	f := File{Size: at.size}
+	if f.Size > limit {
+		return File{}, fmt.Errorf("find %s: %d bytes are %w, at most %d are allowed", name, f.Size, ErrTooLarge, limit)
+	}
 	if f.Size == 0 {
 		return f, nil
 	}
@@ -77,12 +83,9 @@ func Find(r io.ReaderAt, name string) (File, error) {
 
 // ReadFile returns the content of a file that Find finds, or ErrTooLarge where it has more than limit bytes.
 func ReadFile(r io.ReaderAt, name string, limit int64) ([]byte, error) {
-	f, err := Find(r, name)
+	f, err := find(r, name, limit)
 	if err != nil {
 		return nil, err
-	}
-	if f.Size > limit {
-		return nil, fmt.Errorf("read %s: %d bytes are %w, at most %d are allowed", name, f.Size, ErrTooLarge, limit)
 	}
 	b := make([]byte, f.Size)
 	at := b
