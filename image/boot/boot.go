@@ -84,6 +84,7 @@ type Box struct {
 	recover recovery
 
 	marking sync.Mutex // held while the marker file is changed
+	telling sync.Mutex // held while the claim file is, so that what is written last is what is true
 }
 
 func newBox(cfg Config) *Box {

@@ -70,6 +70,8 @@ func (b *Box) rescueCode() (code, note string, err error) {
 
 // writeClaimFile brings the claim file in step with the box.
 func (b *Box) writeClaimFile() (note string, err error) {
+	b.telling.Lock()
+	defer b.telling.Unlock()
 	old, err := b.readOwnerFile(claimFile, maxOwnerFile)
 	if err != nil {
 		return "", err

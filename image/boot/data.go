@@ -195,8 +195,14 @@ func (b *Box) erase(p disk.Partition) error {
 	err := disk.Format(p.Path(), b.progress)
 	if errors.Is(err, disk.ErrUnfinished) {
 		return &rescueError{api.RescueUnfinished, "Starting over failed, so the data partition is half erased.", err}
+	} else if err != nil {
+		return err
 	}
-	return err
+	// A card that is worn out takes writes and keeps what it had: then the wish to start over would come back for ever.
+	if sb, err := superblock(p); err != nil || sb.UUID != disk.SeedUUID {
+		return &rescueError{"damaged", "Starting over failed: the drive does not keep what is written to it.", errors.Join(errors.New("no seed after formatting"), err)}
+	}
+	return nil
 }
 
 func joinNote(a, b string) string {

@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestName(t *testing.T) {
@@ -40,6 +42,36 @@ func TestName(t *testing.T) {
 	b.dir = "/nonexistent"
 	if code := put("other"); code == http.StatusNoContent || b.name() != "attic-2" {
 		t.Errorf("what can't be kept was taken: %d, %q", code, b.name())
+	}
+}
+
+// TestClaimFileOrder: a rename that wrote the claim file while the code became void would leave the code in it.
+func TestClaimFileOrder(t *testing.T) {
+	path := card(t, map[string]string{claimFile: strings.Repeat(" ", 512)})
+	b := boxOn(t, t.TempDir(), path)
+	var opened atomic.Int32
+	done := make(chan struct{})
+	b.firstFAT = func() (string, error) {
+		if opened.Add(1) == 2 { // the rename knows what it will write
+			go func() {
+				defer close(done)
+				if err := b.voidClaim(); err != nil {
+					t.Error(err)
+				}
+			}()
+			select {
+			case <-done:
+			case <-time.After(50 * time.Millisecond): // it waits for its turn
+			}
+		}
+		return path, nil
+	}
+	if err := b.rename("attic"); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if text := tool(t, "mtype", "-i", path, "::"+claimFile); strings.Contains(text, "0000-0000") {
+		t.Errorf("void, and yet it says %q", text)
 	}
 }
 
