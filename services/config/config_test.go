@@ -157,9 +157,9 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		again, err := Parse(Encode(c))
+		again, err := Parse(encode(c))
 		if err != nil || ETag(again) != ETag(c) || len(Differences(c, again)) != 0 {
-			t.Fatalf("%s\n%v", Encode(c), err)
+			t.Fatalf("%s\n%v", encode(c), err)
 		}
 	})
 }
@@ -227,7 +227,7 @@ func TestBack(t *testing.T) {
 		before, after := some(), some()
 		got, ok := back(after, Differences(before, after))
 		if !ok || ETag(got) != ETag(before) {
-			t.Fatalf("%s\nthere %s\nback %s (%v)", Encode(before), Encode(after), Encode(got), ok)
+			t.Fatalf("%s\nthere %s\nback %s (%v)", encode(before), encode(after), encode(got), ok)
 		}
 		third := some()
 		if _, ok := back(third, Differences(before, after)); ok {

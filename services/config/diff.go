@@ -151,15 +151,6 @@ func set(c *api.Config, path string, value json.RawMessage) bool {
 
 func unescape(token string) string { return strings.NewReplacer("~1", "/", "~0", "~").Replace(token) }
 
-// Encode is the document as it is kept in a file: indented, with a line break at the end.
-func Encode(c api.Config) []byte {
-	b, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return append(encode(c), '\n')
-	}
-	return append(b, '\n')
-}
-
 // ETag is the document's entity tag (RFC 9110 section 8.8.3).
 func ETag(c api.Config) string {
 	sum := sha256.Sum256(encode(c))

@@ -321,7 +321,7 @@ func TestPeople(t *testing.T) {
 		if l.s.Trial() != nil || l.o.box().Network.Trial != nil {
 			t.Error("the network is tried all the same")
 		}
-		check, err := l.s.Check(t.Context(), Encode(c))
+		check, err := l.s.Check(t.Context(), encode(c))
 		if err != nil || len(check.Problems) != 1 || check.Problems[0].Code != "last-owner" {
 			t.Errorf("%+v, %v", check, err)
 		}
@@ -332,7 +332,7 @@ func TestPeople(t *testing.T) {
 			t.Error(err)
 		}
 		c.People = []api.ConfigPerson{{Name: "Ben", Role: api.RoleMember}}
-		check, err = l.s.Check(t.Context(), Encode(c))
+		check, err = l.s.Check(t.Context(), encode(c))
 		if err != nil || len(check.Problems) != 0 || len(check.Differences) != 1 || check.Differences[0].Path != "/people/Ben" {
 			t.Errorf("%+v, %v", check, err)
 		}

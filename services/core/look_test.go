@@ -65,11 +65,15 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d %s", name, a.StatusCode, a.kind(), tc.status, tc.kind)
 		}
 	}
-	bad := strings.Replace(string(config.Encode(want)), `"name": "Hut"`, `"name": "-", "wifi": {}`, 1)
+	text, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := strings.Replace(string(text), `"name":"Hut"`, `"name":"-","wifi":{}`, 1)
 	if a := mine.do(t, "PUT", "/config", bad); len(a.problem.Fields) != 1 || a.problem.Fields[0].Path != "/wifi" {
 		t.Errorf("%+v", a.problem)
 	}
-	anna.must(t, "POST", "/config/check", strings.Replace(bad, `, "wifi": {}`, "", 1), &check)
+	anna.must(t, "POST", "/config/check", strings.Replace(bad, `,"wifi":{}`, "", 1), &check)
 	if len(check.Problems) != 1 || check.Problems[0].Path != "/name" {
 		t.Errorf("%+v", check)
 	}
