@@ -692,13 +692,34 @@ func TestQUICConnectionLimit(t *testing.T) {
 
 func TestClientKey(t *testing.T) {
 	t.Parallel()
+	own := netip.MustParseAddr("2001:db8:7:7::1")
 	for in, want := range map[string]string{
 		"192.168.1.5": "192.168.1.5", "::ffff:10.0.0.1": "10.0.0.1", "fe80::1%eth0": "fe80::1", "fd00:1:2:3:4:5:6:7": "fd00:1:2:3:4:5:6:7",
-		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::",
+		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "2001:db8:7:7::2": "2001:db8:7:7::2",
 	} {
-		if got := clientKey(netip.MustParseAddr(in)); got != netip.MustParseAddr(want) {
+		if got := clientKey(netip.MustParseAddr(in), own); got != netip.MustParseAddr(want) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
+	}
+	if got := clientKey(netip.MustParseAddr("2001:db8:7:7::2"), netip.Addr{}); got != netip.MustParseAddr("2001:db8:7:7::") {
+		t.Errorf("of an unknown network: %s", got)
+	}
+}
+
+// In a household with public addresses, one device that holds on to all its connections keeps no other one out.
+func TestNeighboursCountAlone(t *testing.T) {
+	t.Parallel()
+	l := testLimits()
+	c := newClients(l, time.Now)
+	at := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 443} }
+	box := at("2001:db8:7:7::1")
+	for {
+		if _, _, err := c.connectAt(box, at("2001:db8:7:7::bad"), false); err != nil {
+			break
+		}
+	}
+	if _, _, err := c.connectAt(box, at("2001:db8:7:7::2"), false); err != nil {
+		t.Errorf("a neighbour: %v", err)
 	}
 }
 

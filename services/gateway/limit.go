@@ -64,7 +64,8 @@ func (g *gcra) allow(now time.Time) bool {
 }
 
 // clients counts what each client uses. A client is an IPv4 address, an IPv6 address of the LAN, or a /64 of the
-// public IPv6 internet, within which a sender chooses freely.
+// public IPv6 internet, within which a sender chooses freely. Over TCP also the public addresses of the box's own network
+// count alone: they are the household's.
 type clients struct {
 	limits Limits
 	now    func() time.Time
@@ -94,11 +95,13 @@ var (
 	ula        = netip.MustParsePrefix("fc00::/7")
 )
 
-func clientKey(a netip.Addr) netip.Addr {
+// clientKey names a client by its address; own is the box's at the other end, if that is known.
+func clientKey(a, own netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if a.Is6() && !a.IsLinkLocalUnicast() && !ula.Contains(a) {
-		p, _ := a.Prefix(64)
-		return p.Addr()
+		if p, _ := a.Prefix(64); !p.Contains(own.WithZone("")) {
+			return p.Addr()
+		}
 	}
 	return a
 }
@@ -111,11 +114,20 @@ type peer struct {
 
 // connect counts a connection; release must be called when it ends. The peer comes with errFull, too.
 func (c *clients) connect(remote net.Addr, quic bool) (p *peer, release func(), err error) {
+	return c.connectAt(nil, remote, quic)
+}
+
+// connectAt is connect with the box's own end of the connection, nil where it is not known.
+func (c *clients) connectAt(local, remote net.Addr, quic bool) (p *peer, release func(), err error) {
 	ap, err := netip.ParseAddrPort(remote.String())
 	if err != nil {
 		return nil, nil, err
 	}
-	key := clientKey(ap.Addr())
+	var own netip.AddrPort
+	if local != nil {
+		own, _ = netip.ParseAddrPort(local.String()) // without it the address counts with its neighbours
+	}
+	key := clientKey(ap.Addr(), own.Addr())
 	total, most := &c.conns, c.limits.Conns
 	if quic {
 		total, most = &c.quic, c.limits.QUIC
@@ -216,9 +228,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		p, release, err := l.clients.connect(nc.RemoteAddr(), false)
+		p, release, err := l.clients.connectAt(nc.LocalAddr(), nc.RemoteAddr(), false)
 		if err == errFull && l.clients.evict(p.client) {
-			p, release, err = l.clients.connect(nc.RemoteAddr(), false)
+			p, release, err = l.clients.connectAt(nc.LocalAddr(), nc.RemoteAddr(), false)
 		}
 		if err != nil {
 			nc.Close()
