@@ -28,17 +28,17 @@ func newCode() string {
 
 // NormaliseCode brings a code of n symbols as a person typed it into one form: Crockford's base 32
 // (https://www.crockford.com/base32.html), upper case, O read as 0, I and L as 1, blanks and dashes of any kind left
-// out. ok is false if it can't be a code.
+// out, and so is what else can't be seen. ok is false if it can't be a code.
 func NormaliseCode(s string, n int) (code string, ok bool) {
 	if len(s) > codeInput {
 		return "", false
 	}
 	b := make([]byte, 0, n)
 	for _, r := range s {
-		switch {
-		case unicode.IsSpace(r) || unicode.Is(unicode.Pd, r):
+		if r = plain(r); r < 0 {
 			continue
-		case r >= 'a' && r <= 'z':
+		}
+		if r >= 'a' && r <= 'z' {
 			r -= 'a' - 'A'
 		}
 		switch r {
@@ -55,6 +55,18 @@ func NormaliseCode(s string, n int) (code string, ok bool) {
 		b = append(b, byte(r))
 	}
 	return string(b), len(b) == n
+}
+
+// plain makes a letter or digit of full width, as keyboards for Chinese and Japanese type them, an ordinary one. It
+// returns -1 for what people and clipboards put between them: blanks, dashes, marks of direction.
+func plain(r rune) rune {
+	if r >= '！' && r <= '～' {
+		r -= '！' - '!'
+	}
+	if unicode.In(r, unicode.White_Space, unicode.Pd, unicode.Cf) {
+		return -1
+	}
+	return r
 }
 
 // hashCode returns how a code is kept, or nil if it can't be one. What is looked up is the hash, so that how long it takes

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/croft-os/croft/services/api"
 )
@@ -67,15 +66,8 @@ func (p *person) factor(typed string, t time.Time) factor {
 	return factor{code: hashCode(typed)}
 }
 
-// digits returns a code without blanks.
-func digits(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) {
-			return -1
-		}
-		return r
-	}, s)
-}
+// digits returns a code of digits as an app shows it, without blanks.
+func digits(s string) string { return strings.Map(plain, s) }
 
 // spend uses a second factor up. A one-time password counts once (RFC 6238, section 5.2), and so does a recovery code.
 func (i *Identity) spend(ctx context.Context, c *change, p *person, f factor, by Caller) error {

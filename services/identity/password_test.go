@@ -161,3 +161,23 @@ func TestNewCode(t *testing.T) {
 		seen[c] = true
 	}
 }
+
+func TestCodesAsPeopleTypeThem(t *testing.T) {
+	for _, s := range []string{
+		"7K3M-Q9XA", " 7k3m q9xa\n", "7k3m–q9xa", "7K3M\u00a0Q9XA", "７Ｋ３Ｍ－Ｑ９ＸＡ", "\u200e7k3mq9xa\u200f", "\ufeff7k3mq9xa",
+	} {
+		if code, ok := NormaliseCode(s, 8); !ok || code != "7K3MQ9XA" {
+			t.Errorf("%q became %q", s, code)
+		}
+	}
+	for _, s := range []string{"123 456", "123-456", "１２３ ４５６"} {
+		if d := digits(s); d != "123456" {
+			t.Errorf("%q became %q", s, d)
+		}
+	}
+	for _, s := range []string{"", "７Ｋ３Ｍ", "7K3MQ9XAA", "7K3M_Q9XA", "７Ｋ３ＭＱ９ＸＵ", "7K3M😀Q9XA"} {
+		if code, ok := NormaliseCode(s, 8); ok {
+			t.Errorf("%q became %q", s, code)
+		}
+	}
+}
