@@ -224,21 +224,28 @@ func (s *Store) Reconcile(ctx context.Context, b *api.Box) {
 	}
 }
 
-// adopt takes over what the database does not know. Nothing is adopted from a trial.
+// adopt takes over what the database does not know. Nothing is adopted from a trial. Before anybody sets the box up, its
+// name and time zone are those of the settings file on its card, which an owner may still mend.
 func (s *Store) adopt(ctx context.Context, b *api.Box) error {
 	s.mu.Lock()
 	k := s.kept
 	s.mu.Unlock()
 	name, ok := Name(b.System.Name)
-	takeName := !k.hasName && ok
+	untouched := s.Identity.Untouched()
+	takeName := ok && (!k.hasName || untouched && name != k.name)
+	zone := b.System.TimeZone
+	takeZone := untouched && zone != "" && zone != k.zone && TimeZone(zone)
 	takeNet := !k.hasNet && b.Network != nil && b.Network.Trial == nil
-	if !takeName && !takeNet {
+	if !takeName && !takeZone && !takeNet {
 		return nil
 	}
 	err := s.DB.Tx(ctx, func(tx *sql.Tx) error {
 		var err error
 		if takeName {
 			err = put(ctx, tx, "name", name)
+		}
+		if takeZone {
+			err = errors.Join(err, put(ctx, tx, "time_zone", zone))
 		}
 		if takeNet {
 			err = errors.Join(err, put(ctx, tx, "network", string(encode(b.Network.Config))))
@@ -250,6 +257,9 @@ func (s *Store) adopt(ctx context.Context, b *api.Box) error {
 	defer s.mu.Unlock()
 	if takeName {
 		s.kept.name, s.kept.hasName = name, true
+	}
+	if takeZone {
+		s.kept.zone = zone
 	}
 	if takeNet {
 		s.kept.network, s.kept.hasNet = b.Network.Config, true

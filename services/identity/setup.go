@@ -34,6 +34,13 @@ func (i *Identity) Step() string {
 	return api.StepName
 }
 
+// Untouched reports whether nobody has set anything up yet.
+func (i *Identity) Untouched() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.setup == "" && i.owners() == 0
+}
+
 // Busy reports whether a phone is setting the box up just now.
 func (i *Identity) Busy() bool { return i.QuietIn() > 0 }
 
