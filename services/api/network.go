@@ -65,4 +65,5 @@ type Discovery struct {
 	Conflict string    `json:"conflict"` // one sentence for an owner, empty without a conflict
 	State    string    `json:"state"`    // "probing", "announced", "no-network"
 	Since    time.Time `json:"since"`
+	Former   []string  `json:"former,omitempty"` // names that the box had before it was renamed and still answers to, oldest first
 }

@@ -7,7 +7,8 @@
 // family on each interface is a path by itself, which comes and goes with its addresses. A name taken after a
 // conflict is not remembered: the next start tries the wanted one again. Not implemented: waiting for the rest of a
 // truncated question (7.2), duplicate suppression (7.3, 7.4), and probing for the reverse names, which are therefore
-// not marked as unique.
+// not marked as unique. A name that the owner replaced is answered for half an hour longer, as said at formerName; a
+// restart forgets it.
 //
 // Services are announced with DNS-SD (RFC 6763) by github.com/grandcat/zeroconf, which neither probes nor answers
 // questions about hosts: _http._tcp, _https._tcp and _croft._tcp, named like the host, whose name has been probed. It
@@ -30,6 +31,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -48,7 +50,7 @@ type Config struct {
 }
 
 // Run runs the service until ctx ends. On the listener "discovery" it answers GET /v1/discovery, and PUT
-// /v1/discovery/name with an api.NameRequest: the box says goodbye to the name that it has and takes another one.
+// /v1/discovery/name with an api.NameRequest: the box takes another name, and answers to the one it had a while longer.
 func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -181,7 +183,7 @@ func (s *service) publish() {
 	now := s.responder.status()
 	if old := s.status.Load(); old != nil {
 		now.Since = old.Since
-		if now == *old {
+		if reflect.DeepEqual(now, *old) {
 			s.announce()
 			return
 		}

@@ -35,7 +35,7 @@ import (
 
 // The lab joins network namespaces by a bridge and lets Avahi judge. Our side is this test's own binary, started anew
 // in a namespace, without privilege.
-const labEnv = "CROFT_TEST_DISCOVERY" // "HOSTNAME SOCKET"
+const labEnv = "CROFT_TEST_DISCOVERY" // "HOSTNAME SOCKET FORMER", the last for formerNameFor
 
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(labEnv); spec != "" {
@@ -49,7 +49,14 @@ func TestMain(m *testing.M) {
 }
 
 func labChild(spec string) error {
-	hostname, socket, _ := strings.Cut(spec, " ")
+	var hostname, socket, former string
+	if _, err := fmt.Sscan(spec, &hostname, &socket, &former); err != nil {
+		return err
+	}
+	var err error
+	if formerNameFor, err = time.ParseDuration(former); err != nil {
+		return err
+	}
 	if err := syscall.Sethostname([]byte(hostname)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
@@ -261,12 +268,18 @@ type croft struct {
 }
 
 func (n *netns) croft(hostname string) *croft {
+	n.lab.t.Helper()
+	return n.croftFor(hostname, formerNameFor)
+}
+
+// croftFor is croft with another time for former names.
+func (n *netns) croftFor(hostname string, former time.Duration) *croft {
 	t := n.lab.t
 	t.Helper()
 	n.lab.hosts++
 	socket := filepath.Join(n.lab.dir, fmt.Sprintf("s%d", n.lab.hosts))
 	cmd := n.command(os.Args[0])
-	cmd.Env = append(os.Environ(), labEnv+"="+hostname+" "+socket)
+	cmd.Env = append(os.Environ(), labEnv+"="+hostname+" "+socket+" "+former.String())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS}
 	p := n.start("discovery", cmd)
 	t.Cleanup(func() {
@@ -293,6 +306,23 @@ func (c *croft) status() (api.Discovery, error) {
 	}
 	defer resp.Body.Close()
 	return d, json.NewDecoder(resp.Body).Decode(&d)
+}
+
+// put asks for another name.
+func (c *croft) put(name string, want int) {
+	c.t.Helper()
+	req, err := http.NewRequestWithContext(c.t.Context(), "PUT", "http://discovery/v1/discovery/name", strings.NewReader(`{"name":"`+name+`"}`))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != want {
+		c.t.Errorf("name %q: status %d", name, resp.StatusCode)
+	}
 }
 
 // becomes waits for a state and a name.
@@ -714,8 +744,8 @@ func TestLabNameTaken(t *testing.T) {
 	box.croft("croft").becomes("announced", "croft")
 }
 
-// TestLabRename gives the box another name, one that is taken, and the first one again. The old name and the services under
-// it are gone at once.
+// TestLabRename gives the box another name, one that is taken, and the first one again. The services move at once, while
+// the old name is still answered for, until somebody else takes it.
 func TestLabRename(t *testing.T) {
 	l := newLab(t)
 	lan := l.lan("lan")
@@ -725,31 +755,22 @@ func TestLabRename(t *testing.T) {
 	c := box.croft("croft")
 	c.becomes("announced", "croft")
 	a.resolves("-4", "croft.local", "10.77.0.1")
-	put := func(name string, want int) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "PUT", "http://discovery/v1/discovery/name", strings.NewReader(`{"name":"`+name+`"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := c.client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("name %q: status %d", name, resp.StatusCode)
-		}
-	}
 	for _, bad := range []string{"", "a.b", "-a", "ä", strings.Repeat("x", 64), "localhost"} {
-		put(bad, http.StatusUnprocessableEntity)
+		c.put(bad, http.StatusUnprocessableEntity)
 	}
-	put("Croft", http.StatusNoContent) // which it has
-	if d := c.becomes("announced", "croft"); d.Conflict != "" {
+	c.put("Croft", http.StatusNoContent) // which it has
+	if d := c.becomes("announced", "croft"); d.Conflict != "" || len(d.Former) > 0 {
 		t.Errorf("status %+v", d)
 	}
+	for _, fam := range []family{ipv4Family, ipv6Family} { // a name is kept where it was announced
+		eventually(t, func() error { _, err := laptop.ask(fam, 0, "", ask("croft.local.", dnsmessage.TypeA)); return err })
+	}
 	wire := laptop.listen("eth0")
-	put("Attic", http.StatusNoContent)
-	if d := c.becomes("announced", "attic"); d.Wanted != "attic" || d.Conflict != "" {
+	c.put("Attic", http.StatusNoContent)
+	if m, err := laptop.ask(ipv4Family, 0, "", ask("croft.local.", dnsmessage.TypeA)); err != nil || len(m.Answers) != 1 {
+		t.Errorf("asked by the old name at once: %s, %v", m.GoString(), err)
+	}
+	if d := c.becomes("announced", "attic"); d.Wanted != "attic" || d.Conflict != "" || !slices.Equal(d.Former, []string{"croft"}) {
 		t.Errorf("status %+v", d)
 	}
 	a.resolves("-4", "attic.local", "10.77.0.1")
@@ -760,21 +781,104 @@ func TestLabRename(t *testing.T) {
 		}
 		return nil
 	})
-	if !wire.heard(goodbyeFor("croft.local.", a4("10.77.0.1"))) {
-		t.Error("no goodbye to the old name")
+	if wire.heard(goodbyeFor("croft.local.", a4("10.77.0.1"))) {
+		t.Error("a goodbye to the old name")
 	}
-	if out, err := a.resolve("-4", "croft.local"); err == nil {
-		t.Errorf("the old name is still answered for: %s", out)
+	// By somebody whose cache is empty.
+	b := l.host("tablet", lan, "10.77.0.3/24", "fd77::3/64").avahi("tablet")
+	b.resolves("-4", "croft.local", "10.77.0.1")
+	b.resolves("-6", "croft.local", "fd77::1")
+	if out, err := b.ask("avahi-resolve", "-a", "10.77.0.1"); err != nil || out != "10.77.0.1\tattic.local" {
+		t.Errorf("avahi-resolve -a = %q, %v", out, err)
 	}
-	put("shed", http.StatusNoContent)
-	if d := c.becomes("announced", "shed-2"); d.Wanted != "shed" || d.Conflict == "" {
+
+	// Somebody else takes it, without a rename.
+	d := l.host("other", lan, "10.77.0.4/24", "fd77::4/64").avahi("croft")
+	eventually(t, func() error {
+		if s, err := c.status(); err != nil || len(s.Former) > 0 {
+			return fmt.Errorf("status %+v, %v", s, err)
+		}
+		return nil
+	})
+	// It has to probe first, and then to flush ours from caches. It does that for IPv6 addresses only: Avahi does not tell
+	// IPv4 addresses over IPv6, where we did, so Avahi remembers ours there until they expire.
+	for _, x := range []*avahi{a, b} {
+		eventually(t, func() error {
+			if got, err := x.resolve("-6", "croft.local"); err != nil || got != "fd77::4" {
+				return fmt.Errorf("avahi-resolve -6 = %q, %v", got, err)
+			}
+			return nil
+		})
+	}
+	if out := d.out.String(); strings.Contains(out, "croft-2") {
+		t.Error("avahi-daemon did not get the old name")
+	}
+	quiet := laptop.listen("eth0")
+	if m, err := laptop.ask(ipv4Family, 0, "", ask("croft.local.", dnsmessage.TypeA)); err != nil || len(m.Answers) != 1 ||
+		m.Answers[0].Body.GoString() != a4("10.77.0.4").GoString() {
+		t.Errorf("asked by the old name: %s, %v", m.GoString(), err)
+	}
+	for _, addr := range []string{"10.77.0.1", "fd77::1"} {
+		if m, err := laptop.ask(ipv4Family, 0, addr, ask("croft.local.", dnsmessage.TypeA)); err == nil {
+			t.Errorf("%s still answers: %s", addr, m.GoString())
+		}
+	}
+
+	c.put("shed", http.StatusNoContent)
+	if d := c.becomes("announced", "shed-2"); d.Wanted != "shed" || d.Conflict == "" || !slices.Equal(d.Former, []string{"attic"}) {
 		t.Errorf("status %+v", d)
 	}
-	put("croft", http.StatusNoContent)
+	d.stop()
+	c.put("croft", http.StatusNoContent)
 	if d := c.becomes("announced", "croft"); d.Conflict != "" {
 		t.Errorf("status %+v", d)
 	}
 	a.resolves("-4", "croft.local", "10.77.0.1")
+	c.put("attic", http.StatusNoContent) // a former name
+	if d := c.becomes("announced", "attic"); d.Conflict != "" || !slices.Equal(d.Former, []string{"shed-2", "croft"}) {
+		t.Errorf("status %+v", d)
+	}
+	for _, name := range []string{"attic.local.", "shed-2.local.", "croft.local."} {
+		if quiet.heard(goodbyeFor(name, a4("10.77.0.1"))) {
+			t.Error("a goodbye to " + name)
+		}
+	}
+	c.stop()
+	for _, name := range []string{"attic.local.", "shed-2.local.", "croft.local."} {
+		eventually(t, func() error {
+			if !quiet.heard(goodbyeFor(name, a4("10.77.0.1"))) {
+				return errors.New("no goodbye to " + name)
+			}
+			return nil
+		})
+	}
+}
+
+// TestLabFormerNameEnds waits until a former name's time is over.
+func TestLabFormerNameEnds(t *testing.T) {
+	l := newLab(t)
+	lan := l.lan("lan")
+	box := l.host("box", lan, "10.77.0.1/24", "fd77::1/64")
+	laptop := l.host("laptop", lan, "10.77.0.2/24", "fd77::2/64")
+	a := laptop.avahi("laptop")
+	c := box.croftFor("croft", 8*time.Second)
+	c.becomes("announced", "croft")
+	for _, fam := range []family{ipv4Family, ipv6Family} {
+		eventually(t, func() error { _, err := laptop.ask(fam, 0, "", ask("croft.local.", dnsmessage.TypeA)); return err })
+	}
+	c.put("attic", http.StatusNoContent)
+	a.resolves("-4", "croft.local", "10.77.0.1")
+	a.resolves("-6", "croft.local", "fd77::1")
+	eventually(t, func() error { // long before the two minutes are over for which Avahi would remember it
+		if out, err := a.resolve("-4", "croft.local"); err == nil {
+			return fmt.Errorf("croft.local is still %s", out)
+		}
+		return nil
+	})
+	if d := c.becomes("announced", "attic"); len(d.Former) > 0 {
+		t.Errorf("status %+v", d)
+	}
+	a.resolves("-4", "attic.local", "10.77.0.1")
 }
 
 func TestLabDefend(t *testing.T) {

@@ -29,7 +29,7 @@ const (
 	conflictSpan  = 10 * time.Second // 8.1: so many conflicts within this time …
 	conflictCount = 15
 	conflictWait  = 5 * time.Second // … cost this wait
-	formerFor     = time.Minute     // how long an address that was ours counts as ours, when our own packets come back late
+	formerAddrFor = time.Minute     // how long an address that was ours counts as ours, when our own packets come back late
 	refreshAfter  = 4 * time.Second // see link.refreshAt
 	refreshGap    = time.Minute
 )
@@ -98,16 +98,18 @@ type responder struct {
 	// one, may use a new address before we have heard of it, which is no conflict.
 	machine func(netip.Addr) bool
 
-	wanted    string // label
-	tries     int    // names tried, 1 at the start
-	name      string // label
-	host      string // fully qualified
-	conflict  string
-	links     []*link // by index
-	paths     []*path // by key
-	former    map[netip.Addr]time.Time
-	conflicts []time.Time // the last ones, at most conflictCount
-	epochs    int
+	wanted      string // label
+	tries       int    // names tried, 1 at the start
+	name        string // label
+	host        string // fully qualified
+	conflict    string
+	links       []*link // by index
+	paths       []*path // by key
+	formerAddrs map[netip.Addr]time.Time
+	conflicts   []time.Time // the last ones, at most conflictCount
+	epochs      int
+
+	formerNames []*formerName // oldest first
 }
 
 // link is an interface in use.
@@ -130,16 +132,18 @@ const (
 
 type path struct {
 	pathKey
-	link  *link
-	state pathState
-	sent  int       // probes or announcements since the state began
-	at    time.Time // when the next one is due; zero if none
+	former string // the former name that it is about, fully qualified; empty for the name that the box has
+	link   *link
+	state  pathState
+	sent   int       // probes or announcements since the state began
+	at     time.Time // when the next one is due; zero if none
 
 	last      map[rr]time.Time // when a record was last multicast here
 	pending   []rr             // to be multicast at pendingAt, for it was multicast too short ago
 	pendingAt time.Time
 
-	in, out bucket // packets taken, unicast answers given
+	in  bucket  // packets taken
+	out *bucket // unicast answers given, about former names too
 }
 
 // bucket is a token bucket.
@@ -167,7 +171,7 @@ func newResponder(wanted string, log *slog.Logger, random *rand.Rand, machine fu
 ) *responder {
 	r := &responder{
 		send: send, log: log, rand: random, machine: machine,
-		wanted: wanted, tries: 1, former: map[netip.Addr]time.Time{},
+		wanted: wanted, tries: 1, formerAddrs: map[netip.Addr]time.Time{},
 	}
 	r.setName(wanted)
 	return r
@@ -175,6 +179,7 @@ func newResponder(wanted string, log *slog.Logger, random *rand.Rand, machine fu
 
 func (r *responder) setName(label string) {
 	r.name, r.host = label, label+".local."
+	r.formerNames = slices.DeleteFunc(r.formerNames, func(f *formerName) bool { return f.name == label })
 }
 
 // nextName is the n-th name to try: "croft", "croft-2", "croft-3". A label has at most 63 bytes.
@@ -199,7 +204,11 @@ func (r *responder) state() string {
 }
 
 func (r *responder) status() api.Discovery {
-	return api.Discovery{Wanted: r.wanted, Name: r.name, Conflict: r.conflict, State: r.state()}
+	d := api.Discovery{Wanted: r.wanted, Name: r.name, Conflict: r.conflict, State: r.state()}
+	for _, f := range r.formerNames {
+		d.Former = append(d.Former, f.name)
+	}
+	return d
 }
 
 // serving returns the interfaces where the name is ours, by index, each with its epoch.
@@ -227,19 +236,19 @@ func (r *responder) setLinks(now time.Time, ifaces []iface, open []pathKey) {
 		}
 		links = append(links, l)
 	}
-	r.forgetFormer(now)
+	r.forgetFormerAddrs(now)
 	for _, old := range r.links {
 		for _, a := range old.own {
-			r.former[a.Addr()] = now.Add(formerFor)
+			r.formerAddrs[a.Addr()] = now.Add(formerAddrFor)
 		}
 	}
-	old := r.paths
-	r.links, r.paths = links, nil
-	for _, p := range old {
-		if slices.Contains(open, p.pathKey) && slices.Contains(links, p.link) {
-			r.paths = append(r.paths, p)
-		}
-	}
+	r.links = links
+	gone := func(p *path) bool { return !slices.Contains(open, p.pathKey) || !slices.Contains(links, p.link) }
+	r.paths = slices.DeleteFunc(r.paths, gone)
+	r.formerNames = slices.DeleteFunc(r.formerNames, func(f *formerName) bool {
+		f.paths = slices.DeleteFunc(f.paths, gone)
+		return len(f.paths) == 0
+	})
 	for _, i := range ifaces {
 		n := slices.IndexFunc(links, func(l *link) bool { return l.index == i.index })
 		if n < 0 {
@@ -249,7 +258,9 @@ func (r *responder) setLinks(now time.Time, ifaces []iface, open []pathKey) {
 		r.changeLink(now, l, i)
 		for _, k := range open {
 			if k.index == i.index && r.path(k) == nil {
-				r.paths = append(r.paths, &path{pathKey: k, link: l, at: r.firstProbe(now), last: map[rr]time.Time{}})
+				r.paths = append(r.paths, &path{
+					pathKey: k, link: l, at: r.firstProbe(now), last: map[rr]time.Time{}, out: &bucket{},
+				})
 				r.log.Info("found a network", "interface", l.name, "ipv", k.fam, "probing", r.host)
 			}
 		}
@@ -271,7 +282,7 @@ func (r *responder) changeLink(now time.Time, l *link, i iface) {
 			gone = append(gone, addressRecord(a))
 		}
 	}
-	for _, p := range r.paths {
+	for _, p := range r.all() {
 		if p.link != l || p.state != announced {
 			continue
 		}
@@ -284,10 +295,10 @@ func (r *responder) changeLink(now time.Time, l *link, i iface) {
 	}
 }
 
-func (r *responder) forgetFormer(now time.Time) {
-	for a, until := range r.former {
+func (r *responder) forgetFormerAddrs(now time.Time) {
+	for a, until := range r.formerAddrs {
 		if now.After(until) {
-			delete(r.former, a)
+			delete(r.formerAddrs, a)
 		}
 	}
 }
@@ -327,7 +338,10 @@ func (r *responder) next() time.Time {
 			t = u
 		}
 	}
-	for _, p := range r.paths {
+	for _, f := range r.formerNames {
+		sooner(f.until)
+	}
+	for _, p := range r.all() {
 		sooner(p.at)
 		if len(p.pending) > 0 {
 			sooner(p.pendingAt)
@@ -341,7 +355,8 @@ func (r *responder) next() time.Time {
 
 // tick does what is due.
 func (r *responder) tick(now time.Time) {
-	for _, p := range r.paths {
+	r.expire(now)
+	for _, p := range r.all() {
 		if !p.at.IsZero() && !now.Before(p.at) {
 			r.step(now, p)
 		}
@@ -390,14 +405,19 @@ func (r *responder) step(now time.Time, p *path) {
 	}
 }
 
-// stop says goodbye (10.1).
+// stop says goodbye to all names.
 func (r *responder) stop() {
-	for _, p := range r.paths {
+	r.goodbye(r.all())
+	r.paths, r.links, r.formerNames = nil, nil, nil
+}
+
+// goodbye takes a name back where it was announced (10.1).
+func (r *responder) goodbye(paths []*path) {
+	for _, p := range paths {
 		if p.state == announced {
 			r.multicast(p, outgoing{response: true, answers: p.link.addresses()})
 		}
 	}
-	r.paths, r.links = nil, nil
 }
 
 // receive takes a packet.
@@ -416,36 +436,39 @@ func (r *responder) receive(now time.Time, in inPacket) {
 	if err != nil {
 		return
 	}
-	r.forgetFormer(now)
+	r.forgetFormerAddrs(now)
 	own := r.isOwn(src)
+	who := asker{addr: in.src, dst: in.dst, legacy: in.src.Port() != mdnsPort, direct: direct, onLink: onLink}
+	r.receiveFormer(now, in, own, who)
 	if m.response {
 		if in.src.Port() == mdnsPort && !own { // section 6: others must be ignored
 			r.response(now, p, m, src)
 		}
 		return
 	}
-	rival := !own && r.foreign(m.authority)
+	who.rival = !own && r.foreign(m.authority)
 	if p.state == probing {
-		if rival {
+		if who.rival {
 			r.tieBreak(now, p, m.authority)
 		}
 		return
 	}
-	if rival && p.link.refreshAt.IsZero() && (p.link.refreshed.IsZero() || now.Sub(p.link.refreshed) > refreshGap) {
+	if who.rival && p.link.refreshAt.IsZero() && (p.link.refreshed.IsZero() || now.Sub(p.link.refreshed) > refreshGap) {
 		p.link.refreshAt = now.Add(refreshAfter)
 	}
-	r.answer(now, p, m, asker{
-		addr: netip.AddrPortFrom(in.src.Addr(), in.src.Port()), dst: in.dst,
-		legacy: in.src.Port() != mdnsPort, direct: direct, onLink: onLink, rival: rival,
+	r.answer(now, p, m, who)
+}
+
+// claimed reports whether somebody's response gives a name an address that is not ours (section 9).
+func (r *responder) claimed(m *message) bool {
+	return slices.ContainsFunc(slices.Concat(m.answers, m.extra), func(x record) bool {
+		return x.ttl != 0 && x.addr.IsValid() && !r.isOwn(x.addr) && !r.machine(x.addr)
 	})
 }
 
-// response looks for a conflict in somebody's response: an address for our name that is not ours (section 9).
+// response looks for a conflict in somebody's response.
 func (r *responder) response(now time.Time, p *path, m *message, src netip.Addr) {
-	theirs := slices.DeleteFunc(slices.Concat(m.answers, m.extra), func(x record) bool {
-		return x.ttl == 0 || !x.addr.IsValid()
-	})
-	if !slices.ContainsFunc(theirs, func(x record) bool { return !r.isOwn(x.addr) && !r.machine(x.addr) }) {
+	if !r.claimed(m) {
 		return
 	}
 	if r.conflicts = append(r.conflicts, now); len(r.conflicts) > conflictCount {
@@ -479,11 +502,7 @@ func (p *path) reset(at time.Time) {
 
 // rename gives the name up and goes on with the next one (9).
 func (r *responder) rename(now time.Time, src netip.Addr) {
-	for _, p := range r.paths {
-		if p.state == announced {
-			r.multicast(p, outgoing{response: true, answers: p.link.addresses()})
-		}
-	}
+	r.goodbye(r.paths)
 	lost := r.name
 	r.tries++
 	r.setName(nextName(r.wanted, r.tries))
@@ -497,19 +516,16 @@ func (r *responder) rename(now time.Time, src netip.Addr) {
 	}
 }
 
-// want gives the box another name. What it has now is said goodbye to, and the new one is probed for everywhere.
+// want gives the box another name, which is probed for everywhere. What it has now becomes a former name.
 func (r *responder) want(now time.Time, label string) {
 	if label == r.wanted {
 		return
 	}
-	for _, p := range r.paths {
-		if p.state == announced {
-			r.multicast(p, outgoing{response: true, answers: p.link.addresses()})
-		}
-	}
+	r.leave(now)
 	r.log.Info("the box gets another name", "old", r.wanted, "new", label)
 	r.wanted, r.tries, r.conflict, r.conflicts = label, 1, "", nil
 	r.setName(label)
+	r.expire(now)
 	at := r.firstProbe(now)
 	for _, p := range r.paths {
 		p.reset(at)
@@ -556,7 +572,7 @@ func (r *responder) foreign(records []record) bool {
 }
 
 func (r *responder) isOwn(addr netip.Addr) bool {
-	if _, ok := r.former[addr]; ok {
+	if _, ok := r.formerAddrs[addr]; ok {
 		return true
 	}
 	for _, l := range r.links {
@@ -759,7 +775,7 @@ func (r *responder) unicast(p *path, who asker, o outgoing) {
 }
 
 func (r *responder) emit(p *path, out outPacket, o outgoing) {
-	data, err := build(r.host, p.link.types(), o)
+	data, err := build(cmp.Or(p.former, r.host), p.link.types(), o)
 	if err != nil {
 		r.log.Warn("can't build an answer", "err", err)
 		return

@@ -829,7 +829,7 @@ func TestAddressChanges(t *testing.T) {
 	if got := len(b.paths[0].last); got > 3 {
 		t.Errorf("remembers %d records, has 3", got)
 	}
-	if got := len(b.former); got > 30 {
+	if got := len(b.formerAddrs); got > 30 {
 		t.Errorf("remembers %d addresses", got)
 	}
 	b.plug(2, 0, "10.0.0.2/24", "fe80::1/64")
@@ -974,7 +974,7 @@ func FuzzReceive(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for flags := range byte(8) {
+		for flags := range byte(16) {
 			f.Add(data, flags)
 		}
 	}
@@ -1001,6 +1001,9 @@ func FuzzReceive(f *testing.F) {
 			n.run(10 * time.Second)
 		} else {
 			n.run(300 * time.Millisecond)
+		}
+		if flags&8 != 0 {
+			b.want(n.now, "attic")
 		}
 		n.sent = nil
 		src := netip.MustParseAddrPort("10.0.0.9:5353")

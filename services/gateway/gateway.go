@@ -247,7 +247,7 @@ func (w *world) subjects(ctx context.Context) subjects {
 	var s subjects
 	var d api.Discovery
 	if err := daemon.GetJSON(ctx, w.discovery, "http://discovery/v1/discovery", &d); err == nil {
-		for _, label := range []string{d.Name, d.Wanted} {
+		for _, label := range append([]string{d.Name, d.Wanted}, d.Former...) {
 			label = strings.ToLower(label)
 			if hostName(label) && !strings.Contains(label, ".") {
 				s.DNS = append(s.DNS, label+".local", label+".home.arpa")

@@ -179,7 +179,7 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// A box that gets a new name is trusted by it at once, and its authority stays the same.
+// A box that gets a new name is trusted by it at once, and by the ones before for as long as it answers to them.
 func TestRename(t *testing.T) {
 	t.Parallel()
 	env := newEnv(t)
@@ -187,22 +187,33 @@ func TestRename(t *testing.T) {
 	serve(t, env, "network", func(w http.ResponseWriter, _ *http.Request) {
 		daemon.WriteJSON(w, 200, api.Network{Clock: api.Clock{Certainty: api.ClockSure}})
 	})
-	var name atomic.Value
-	name.Store("croft")
-	serve(t, env, "discovery", func(w http.ResponseWriter, _ *http.Request) {
-		daemon.WriteJSON(w, 200, api.Discovery{Wanted: name.Load().(string), Name: name.Load().(string)})
-	})
+	var now atomic.Pointer[api.Discovery]
+	now.Store(&api.Discovery{Name: "croft"})
+	serve(t, env, "discovery", func(w http.ResponseWriter, _ *http.Request) { daemon.WriteJSON(w, 200, now.Load()) })
 	g := start(t, env, testLimits())
-	for _, n := range []string{"croft", "attic", "a-very-long-name-of-a-box-with-all-the-letters-that-fit-in-63-ok"[:63]} {
-		name.Store(n)
-		for _, scheme := range []string{"http", "https"} {
-			res, body := get(t, g.client("http/1.1"), scheme+"://"+n+".local/")
-			if res.StatusCode != 200 || !strings.Contains(body, "the page") {
-				t.Errorf("%s://%s.local: %s", scheme, n, res.Status)
-			}
-			if res.TLS != nil {
-				if err := res.TLS.PeerCertificates[0].VerifyHostname(n + ".local"); err != nil {
+	long := "a-very-long-name-of-a-box-with-all-the-letters-that-fit-in-63-ok"[:63]
+	for _, d := range []api.Discovery{
+		{Name: "croft", Wanted: "croft"},
+		{Name: "attic", Wanted: "attic", Former: []string{"croft"}},
+		{Name: long, Wanted: long, Former: []string{"croft", "attic"}},
+		{Name: "barn", Wanted: "barn", Former: []string{"attic", long}},
+	} {
+		now.Store(&d)
+		for _, n := range append([]string{d.Name}, d.Former...) {
+			for _, scheme := range []string{"http", "https"} {
+				res, body := get(t, g.client("http/1.1"), scheme+"://"+n+".local/")
+				if res.StatusCode != 200 || !strings.Contains(body, "the page") {
+					t.Errorf("%s://%s.local: %s", scheme, n, res.Status)
+				}
+				if res.TLS == nil {
+					continue
+				}
+				cert := res.TLS.PeerCertificates[0]
+				if err := cert.VerifyHostname(n + ".local"); err != nil {
 					t.Error(err)
+				}
+				if d.Name == "barn" && cert.VerifyHostname("croft.local") == nil {
+					t.Error("the certificate names what the box is called no more")
 				}
 			}
 		}
