@@ -252,7 +252,7 @@ func hostLabel(hostname string) string {
 		return '-'
 	}, label)
 	label = strings.Trim(label[:min(len(label), 63)], "-")
-	if label == "" || label == "localhost" || label == "none" { // "(none)" is Linux's own name for no name
+	if label == "" || label == "localhost" || hostname == "(none)" { // which is Linux's own name for no name
 		return "croft"
 	}
 	return label

@@ -909,7 +909,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for hostname, want := range map[string]string{
-		"croft": "croft", "Croft": "croft", "croft.example.org": "croft", "": "croft", "(none)": "croft", "localhost": "croft",
+		"croft": "croft", "Croft": "croft", "croft.example.org": "croft", "": "croft", "(none)": "croft", "none": "none", "localhost": "croft",
 		"our house": "our-house", "-x-": "x", "größe": "gr--e", "...": "croft",
 		strings.Repeat("y", 80): strings.Repeat("y", 63),
 	} {
