@@ -107,6 +107,7 @@ type Identity struct {
 	setup    string // how far set-up is: one of the stages
 	sessions map[tokenHash]*session
 	invites  map[string]time.Time // by id: when those made by this process end, with the monotonic reading
+	used     map[string]time.Time // by id of a token: when its use was last written, or tried to be
 }
 
 // person is an account with its secrets.
@@ -123,7 +124,7 @@ type person struct {
 func Open(ctx context.Context, cfg Config) (*Identity, error) {
 	i := &Identity{
 		db: cfg.DB, log: cfg.Log, now: cfg.Now, box: cfg.Box, hasher: newHasher(current),
-		sessions: map[tokenHash]*session{}, invites: map[string]time.Time{},
+		sessions: map[tokenHash]*session{}, invites: map[string]time.Time{}, used: map[string]time.Time{},
 	}
 	if i.box == nil {
 		i.box = func() string { return "" }

@@ -1,10 +1,12 @@
 package identity
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -422,5 +424,27 @@ func TestSignedOutMeanwhile(t *testing.T) {
 			want(t, b.RemovePerson(t.Context(), ben, ada.Person.ID), ErrSignedOut)
 			want(t, b.Change(t.Context(), ben, func(*sql.Tx) error { t.Error("it changes something"); return nil }), ErrSignedOut)
 		})
+	}
+}
+
+// On a disk that takes no writes, a script that asks all the time does not fill the log.
+func TestTokenOnFullDisk(t *testing.T) {
+	b := newBox(t, t.TempDir())
+	v, err := b.MakeToken(t.Context(), b.as(t, b.owner(t, "Ada")), api.TokenRequest{Name: "x", Scopes: []string{api.ScopeBox}, Days: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.db.SQL().Exec("PRAGMA query_only=ON"); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	b.log = slog.New(slog.NewTextHandler(&out, nil))
+	for range 5 {
+		if _, _, err := b.UseToken(t.Context(), v.Secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := bytes.Count(out.Bytes(), []byte("\n")); n != 1 {
+		t.Errorf("%d lines: %s", n, out.Bytes())
 	}
 }
