@@ -162,6 +162,9 @@ func (s *settings) public() string {
 	return string(b)
 }
 
+// secret says whether there is anything to wipe.
+func (s *settings) secret() bool { return s.claim != "" || s.meshKey != "" || s.wifi != nil }
+
 // names lists what is set, for the owner.
 func (s *settings) names() string {
 	var names []string
@@ -189,16 +192,16 @@ func (b *Box) takeSettings() (note string, err error) {
 		return "", nil
 	}
 	id := b.identity()
-	if id.Wipe {
-		return "went on wiping " + settingsFile, b.wipeSettings()
-	}
 	content, err := b.readOwnerFile(settingsFile, maxOwnerFile)
-	if errors.Is(err, fat.ErrNotFound) {
+	s, wrong := parseSettings(content)
+	switch news := s.secret() || s.public() != id.Settings; {
+	case id.Wipe && (err != nil || len(wrong) > 0 || id.Claim == "" || !news): // what the owner wrote since then is no leftover
+		return "went on wiping " + settingsFile, b.wipeSettings()
+	case errors.Is(err, fat.ErrNotFound):
 		return "", nil
-	} else if err != nil {
+	case err != nil:
 		return "", err
 	}
-	s, wrong := parseSettings(content)
 	if id.Settings != "" && strings.TrimSpace(string(content)) == id.Settings || len(wrong) == 0 && s.names() == "" {
 		return "", nil
 	}

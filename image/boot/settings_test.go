@@ -202,12 +202,24 @@ func TestSettingsLater(t *testing.T) {
 	if note, err := b.takeSettings(); note != "taken over: name" || err != nil || b.name() != "attic" || b.System().Name != "attic" {
 		t.Errorf("a mended file: %q, %v", note, err)
 	}
+	// Whoever writes another file, where the one before could not be wiped any more, wants that one.
+	if err := b.change(func(id *identity) { id.Wipe = true }); err != nil {
+		t.Fatal(err)
+	}
+	other := card(t, map[string]string{settingsFile: `{"format":"croft-settings/1","name":"hut","claim_code":"7K3M-9QXT"}`})
+	b = boxOn(t, dir, other)
+	if note, err := b.takeSettings(); note != "taken over: name, claim code" || err != nil || b.name() != "hut" || b.claimCode() != "7K3M-9QXT" || b.ident.Wipe {
+		t.Errorf("another file: %q, %v, %+v", note, err, b.ident)
+	}
+	if left := tool(t, "mtype", "-i", other, "::"+settingsFile); strings.Contains(left, "7K3M") {
+		t.Errorf("left: %q", left)
+	}
 	if err := b.voidClaim(); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{flashed, `{"format":"croft-settings/1","nam":"x"}`, "rubbish"} {
 		b = boxOn(t, dir, card(t, map[string]string{settingsFile: text}))
-		if note, err := b.takeSettings(); !strings.Contains(note, "is ignored") || err != nil || b.name() != "attic" || b.claimCode() != "" {
+		if note, err := b.takeSettings(); !strings.Contains(note, "is ignored") || err != nil || b.name() != "hut" || b.claimCode() != "" {
 			t.Errorf("%s: %q, %v, %+v", text, note, err, b.ident)
 		}
 	}
