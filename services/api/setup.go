@@ -49,7 +49,7 @@ type ZoneRequest struct {
 
 // RecoverRequest is the body of POST /api/v1/recover: the code that shows who stands at the box, and a new password for
 // the owner of that name (in StepLocked: a new first owner). It turns off that person's second factor and ends all
-// their sessions.
+// their sessions and tokens.
 type RecoverRequest struct {
 	Code     string `json:"code"`
 	Name     string `json:"name"`

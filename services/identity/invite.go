@@ -188,7 +188,7 @@ func (i *Identity) LookInvite(ctx context.Context, code string) (api.JoinLook, e
 }
 
 // Join takes an invitation: it makes the account, or gives the person it is for a new password, turns their second factor
-// off and ends their sessions. Of several that come with the same code, one gets it; the others get ErrInviteVoid. A request
+// off and ends their sessions and tokens. Of several that come with the same code, one gets it; the others get ErrInviteVoid. A request
 // that is refused for another reason leaves the invitation open.
 func (i *Identity) Join(ctx context.Context, req api.JoinRequest, c Caller, old string) (string, api.Session, error) {
 	v, err := i.openInvite(ctx, i.db.SQL(), req.Code)

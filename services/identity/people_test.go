@@ -295,6 +295,10 @@ func TestRecover(t *testing.T) {
 	owner := b.owner(t, "Ada")
 	member := b.join(t, owner, "Grace", api.RoleMember)
 	secret, _ := second(t, b, b.as(t, owner))
+	script, err := b.MakeToken(t.Context(), b.as(t, owner), api.TokenRequest{Name: "x", Scopes: []string{api.ScopePeople}, Days: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, locked := range []bool{false, true} {
 		for _, name := range []string{"Grace", "nobody"} {
 			_, _, err = b.Recover(t.Context(), api.RecoverRequest{Name: name, Password: req.Password}, locked, phone, "")
@@ -310,6 +314,8 @@ func TestRecover(t *testing.T) {
 	if _, ok := b.Look(owner); ok {
 		t.Error("a session from before goes on")
 	}
+	_, _, err = b.UseToken(t.Context(), script.Secret) // whoever made it
+	want(t, err, ErrNotFound)
 	if _, ok := b.Look(member); !ok {
 		t.Error("somebody else's session ended")
 	}

@@ -214,7 +214,7 @@ func (i *Identity) FinishSetup(ctx context.Context, c Caller) error {
 }
 
 // Recover gives the owner of that name a new password, for a caller who showed to stand at the box. It turns the owner's
-// second factor off and ends their sessions. With locked (the box had owners, but they are lost) and no owner left it makes
+// second factor off and ends their sessions and tokens. With locked (the box had owners, but they are lost) and no owner left it makes
 // a new first owner.
 func (i *Identity) Recover(ctx context.Context, req api.RecoverRequest, locked bool, c Caller, old string) (string, api.Session, error) {
 	key, err := nameKey(req.Name)
@@ -290,7 +290,8 @@ func (i *Identity) stage() string {
 	return i.setup
 }
 
-// newPassword stores the password of a person who proved otherwise to be them: the second factor goes, all sessions end.
+// newPassword stores the password of a person who proved otherwise to be them: the second factor goes, all sessions
+// and tokens end, since somebody else may have got in meanwhile.
 func (i *Identity) newPassword(ctx context.Context, c *change, p *person) error {
 	r, err := c.ExecContext(ctx, "UPDATE people SET password = ? WHERE id = ? AND role = ?", p.password, p.ID, p.Role)
 	if err := must(r, err); err != nil {
@@ -298,6 +299,9 @@ func (i *Identity) newPassword(ctx context.Context, c *change, p *person) error 
 	}
 	if err := i.factorOff(ctx, c, p.ID); err != nil {
 		return err
+	}
+	if _, err := c.ExecContext(ctx, "DELETE FROM tokens WHERE person = ?", p.ID); err != nil {
+		return fmt.Errorf("end tokens: %w", err)
 	}
 	return i.dropPerson(ctx, c, p.ID, "")
 }
