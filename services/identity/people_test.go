@@ -454,3 +454,27 @@ func TestTokenOnFullDisk(t *testing.T) {
 		t.Errorf("%d lines: %s", n, out.Bytes())
 	}
 }
+
+// A clock that is ahead ends nobody's token for good.
+func TestTokenAndClock(t *testing.T) {
+	b := newBox(t, t.TempDir())
+	c := b.as(t, b.owner(t, "Ada"))
+	made := func() api.Token {
+		v, err := b.MakeToken(t.Context(), c, api.TokenRequest{Name: "x", Scopes: []string{api.ScopeBox}, Days: 7})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	v, now := made(), b.at
+	b.at = now.Add(30 * 24 * time.Hour)
+	made()
+	b.at = now
+	if _, _, err := b.UseToken(t.Context(), v.Secret); err != nil {
+		t.Error(err)
+	}
+	b.at = now.Add(60 * 24 * time.Hour)
+	for range maxTokens { // what has expired makes room
+		made()
+	}
+}

@@ -50,7 +50,9 @@ func (i *Identity) MakeToken(ctx context.Context, c Caller, req api.TokenRequest
 		Created: t.UTC().Truncate(time.Second), Expires: t.Add(time.Duration(req.Days) * 24 * time.Hour).UTC().Truncate(time.Second),
 	}
 	err = i.changeBy(ctx, c, func(ch *change) error {
-		_, err := ch.ExecContext(ctx, "DELETE FROM tokens WHERE person = ? AND expires < ?", c.Person.ID, t.Unix())
+		// What has expired goes once there is no room: the clock may be ahead.
+		_, err := ch.ExecContext(ctx, `DELETE FROM tokens WHERE person = ?1 AND expires < ?2
+			AND (SELECT count(*) FROM tokens WHERE person = ?1) >= ?3`, c.Person.ID, t.Unix(), maxTokens)
 		if err != nil {
 			return fmt.Errorf("make a token: %w", err)
 		}
