@@ -2,6 +2,7 @@ package webui
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -246,6 +247,9 @@ func (v *visit) importPage(text string, problems []api.FieldProblem, t trouble) 
 	view := importView{trouble: t, Document: input{
 		Name: "document", Label: v.text.s("import.paste"), Value: text, Problem: t.Fields["document"], Exact: true, Loose: true,
 	}}
+	if len(problems) > 0 { // the sentence stands above its list
+		view.Problem, view.Document.Problem = cmp.Or(view.Problem, view.Document.Problem), ""
+	}
 	for _, p := range problems {
 		view.Problems = append(view.Problems, fact{p.Path, v.text.or("field."+p.Code, p.Text)})
 	}
@@ -261,7 +265,7 @@ func (v *visit) upload() (text string, ok bool) {
 		v.message(http.StatusRequestEntityTooLarge, "toolarge")
 		return "", false
 	case err != nil:
-		v.importPage("", nil, wrong("document", v.text.s("problem.not-json")))
+		v.importPage("", nil, wrong("document", v.text.s("import.rubbish")))
 		return "", false
 	}
 	if files := v.r.MultipartForm.File["file"]; len(files) > 0 && files[0].Size > 0 {
@@ -299,7 +303,7 @@ func (v *visit) postImport() {
 		return
 	}
 	if !json.Valid([]byte(text)) {
-		v.importPage(text, nil, wrong("document", v.text.s("problem.not-json")))
+		v.importPage(text, nil, wrong("document", v.text.s("import.rubbish")))
 		return
 	}
 	_, etag, ok := v.config() // before the check, so that what the page shows is what will be changed
@@ -339,7 +343,7 @@ func (v *visit) postApply() {
 		return
 	}
 	if !json.Valid([]byte(text)) {
-		v.importPage(text, nil, wrong("document", v.text.s("problem.not-json")))
+		v.importPage(text, nil, wrong("document", v.text.s("import.rubbish")))
 		return
 	}
 	res, p, err := v.change(json.RawMessage(text), v.field("etag"))

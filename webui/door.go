@@ -105,7 +105,10 @@ func (v *visit) gate(status int, s api.Setup, p *api.Problem) {
 			if name == "invalid" {
 				name = "code-format"
 			}
-			g.Code.Problem, g.Code.Hint = v.text.s("gate."+name), v.text.s("gate.restart-hint")
+			g.Code.Problem = v.text.s("gate." + name)
+			if name == "wrong-code" {
+				g.Code.Hint = v.text.s("gate.restart-hint")
+			}
 		case "claimed-by-another":
 			g.Busy, g.Retry = true, true
 			if p.RetryAfter > 0 {

@@ -120,8 +120,11 @@ func (v *visit) page(kind string, data any) *page {
 	}
 	switch d := data.(type) {
 	case *boxView:
-		if p.Title = d.Head.Title; d.Rescue != nil {
+		switch {
+		case d.Rescue != nil:
 			p.Title = v.text.s("rescue.title")
+		case kind == "box":
+			p.Title = d.Head.Title
 		}
 	case messageView:
 		p.Title = d.Title

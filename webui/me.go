@@ -71,6 +71,9 @@ func (v *visit) getMe() {
 	}
 	view.Rows = append(view.Rows, row{"/me/sessions", c.s("me.sessions.title"), sessions}, row{"/me/tokens", c.s("me.tokens.title"), tokens},
 		row{"/trust", c.s("settings.trust"), c.s("settings.trust.text")})
+	if !v.owner() { // owners find it under Box
+		view.Rows = append(view.Rows, row{"/box/about", c.s("about.title"), c.s("about.licences")})
+	}
 	v.render(http.StatusOK, v.named("me", me.Name, view))
 }
 

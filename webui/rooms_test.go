@@ -144,6 +144,11 @@ func TestRoomsOfMembers(t *testing.T) {
 	if strings.Contains(body, `value="people"`) || !strings.Contains(body, `value="box"`) {
 		t.Error("a member is offered what only owners may, or nothing")
 	}
+	for _, path := range []string{"/box/about", "/trust"} {
+		if _, body := get(t, c, "GET", srv.URL+path, nil, signedIn...); strings.Contains(body, `href="/box"`) || !strings.Contains(body, `class="up"><a href="/me"`) {
+			t.Errorf("%s leads back to where members may not go", path)
+		}
+	}
 }
 
 // sent is a form, what core makes of it, and what the page says then.
@@ -432,7 +437,7 @@ func TestImport(t *testing.T) {
 		{"a file beside a text", "not this", doc, nil, 200, []string{"This would change"}},
 		{"nothing", " ", "", nil, 422, []string{`id="document-problem"`}},
 		{"no JSON", "{name: haus}<script>", "", nil, 422, []string{`id="document-problem"`, "{name: haus}&lt;script&gt;"}},
-		{"wrong", doc, "", api.ConfigCheck{Problems: []api.FieldProblem{field("/network/ntp/0", "host-name")}}, 422, []string{"/network/ntp/0", "haus", `id="document-problem"`}},
+		{"wrong", doc, "", api.ConfigCheck{Problems: []api.FieldProblem{field("/network/ntp/0", "host-name")}}, 422, []string{"/network/ntp/0", "haus", `role="alert"`, "be used as it is"}},
 		{"refused", doc, "", problem(422, "invalid", field("/x", "unknown")), 422, []string{"/x", "haus"}},
 		{"the same", doc, "", api.ConfigCheck{}, 422, []string{"already set up like this"}},
 		{"too large", strings.Repeat("x", maxUpload), "", nil, 413, []string{"That was too much"}},

@@ -198,12 +198,13 @@ type aboutView struct {
 	Facts []fact
 	Boot  bootView
 	Gaps  []gapView
+	Owner bool
 }
 
 func (v *visit) getAbout() {
 	if b, ok := v.state(); ok {
 		all := v.text.view(b, scheme(v.r))
-		v.render(http.StatusOK, v.page("box-about", aboutView{all.About, all.Boot, all.Gaps}))
+		v.render(http.StatusOK, v.page("box-about", aboutView{all.About, all.Boot, all.Gaps, v.owner()}))
 	}
 }
 

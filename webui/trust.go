@@ -27,6 +27,7 @@ type device struct {
 
 type trustView struct {
 	Secure      bool   // the page came over HTTPS
+	Owner       bool   // asks: where the way back leads
 	Check       string // URL of the picture
 	Page        string // URL of this page over HTTPS
 	Fingerprint string // SHA-256 in groups; empty if the gateway did not say it
@@ -89,7 +90,7 @@ func (v *visit) getTrust() {
 		origin = "https://" + host
 		v.w.Header().Set("Content-Security-Policy", strings.Replace(csp, "img-src 'self'", "img-src 'self' "+origin, 1))
 	}
-	view := trustView{Secure: scheme(v.r) == "https", Fingerprint: fingerprint(v.r.Header.Get("X-Croft-Ca-Sha256"))}
+	view := trustView{Secure: scheme(v.r) == "https", Owner: v.owner(), Fingerprint: fingerprint(v.r.Header.Get("X-Croft-Ca-Sha256"))}
 	if origin != "" {
 		view.Check, view.Page = origin+checkPath, origin+"/trust"
 	}

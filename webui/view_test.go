@@ -62,7 +62,7 @@ func TestConcerns(t *testing.T) {
 	}{
 		{"well", func(*api.Box) {}, toneOK, "All is well", 0},
 		{"critical crash loop", func(b *api.Box) { b.System.Services[0].State = api.StateCrashing }, toneAct, "“Accounts and settings” keeps failing", 1},
-		{"other crash loop", func(b *api.Box) { b.System.Services[1].State = api.StateCrashing }, toneLook, "“Found on the LAN” keeps failing", 1},
+		{"other crash loop", func(b *api.Box) { b.System.Services[1].State = api.StateCrashing }, toneLook, "“Name on your network” keeps failing", 1},
 		{"failed", func(b *api.Box) { b.System.Services[0].State = api.StateFailed }, toneAct, "“Accounts and settings” has stopped", 1},
 		{"stopped by request", func(b *api.Box) { b.System.Services[1].State = api.StateStopped }, toneOK, "All is well", 0},
 		{"restarting", func(b *api.Box) { b.System.Services[0].State = api.StateBackoff }, toneLook, "“Accounts and settings” is being restarted", 1},
@@ -91,7 +91,7 @@ func TestConcerns(t *testing.T) {
 		{"notice", func(b *api.Box) {
 			b.Notices = []api.Notice{{Name: "x", Weight: "warn", Text: "It happened. It was so.", Next: "Do this."}}
 		}, toneLook, "It happened", 1},
-		{"nothing else answers", func(b *api.Box) { b.Network, b.Discovery = nil, nil }, toneWait, "“Found on the LAN” does not answer", 1},
+		{"nothing else answers", func(b *api.Box) { b.Network, b.Discovery = nil, nil }, toneWait, "“Name on your network” does not answer", 1},
 		{"nothing else answers yet", func(b *api.Box) {
 			b.Network, b.Discovery, b.System.UptimeMS = nil, nil, 4000
 		}, toneOK, "All is well", 0},

@@ -59,7 +59,7 @@ func TestHome(t *testing.T) {
 		{ID: 7, Name: "crash-loop", Target: "discovery", Weight: "act", Count: 3, First: time.Unix(1.7e9, 0), Last: time.Unix(1.7e9+60, 0)},
 	}
 	body = page("/")
-	for _, want := range []string{"All is well now", "“Found on the LAN” kept failing", "3 times", `action="/alerts/7/seen"`, `href="/services/discovery"`, "It is over."} {
+	for _, want := range []string{"All is well now", "“Name on your network” kept failing", "3 times", `action="/alerts/7/seen"`, `href="/services/discovery"`, "It is over."} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q", want)
 		}
@@ -103,7 +103,7 @@ func TestServicePages(t *testing.T) {
 		status int
 		has    []string
 	}{
-		{"/services", 200, []string{"Accounts and settings", `href="/services/core"`, "2 restarts", "Diagnosis file", `href="/logs"`}},
+		{"/services", 200, []string{"<title>Services · Croft</title>", "Accounts and settings", `href="/services/core"`, "2 restarts", "Diagnosis file", `href="/logs"`}},
 		{"/services/core", 200, []string{
 			"Keeps accounts", "Running", "memory limit 64", "32 MB, at most 64 MB", `href="/services/core/restart"`, "it broke", "send raw packets: held",
 			`href="/logs?service=core"`,

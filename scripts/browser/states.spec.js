@@ -27,7 +27,7 @@ async function open(page, state = 'rescue') {
 const headline = {
   well: 'All is well',
   starting: 'Almost ready',
-  crashing: '“Found on the LAN” keeps failing',
+  crashing: '“Name on your network” keeps failing',
   hot: 'The box is too hot',
   conflict: 'Another device is called croft.local',
   many: 'The disk is full',
@@ -63,9 +63,9 @@ test('follows the box without a reload, and keeps what is open', async ({ page }
   await expect(page.locator('#vitals')).toContainText('61 °C');
   await expect(network).toHaveAttribute('open');
   await setState('crashing');
-  await expect(page.getByRole('heading', { level: 1 })).toHaveText('“Found on the LAN” keeps failing');
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText('“Name on your network” keeps failing');
   await expect(page.getByRole('status').first()).toContainText('keeps failing');
-  await expect(page).toHaveTitle('“Found on the LAN” keeps failing · Croft');
+  await expect(page).toHaveTitle('“Name on your network” keeps failing · Croft');
   await setState('many');
   await expect(page.locator('.concerns li')).not.toHaveCount(0);
   await expect(network).toHaveAttribute('open');
