@@ -97,7 +97,7 @@ func (v *visit) gate(status int, s api.Setup, p *api.Problem) {
 	}
 	g.Code = input{Name: codeField, Label: v.text.s("gate.label"), Hint: v.text.s("gate.hint"), Autocomplete: "one-time-code", Max: 40, Exact: true}
 	if g.Kind == api.StepRescue {
-		g.Code.Hint = v.text.s("gate.rescue.hint")
+		g.Code.Label, g.Code.Hint = v.text.s("gate.rescue.label"), v.text.s("gate.rescue.hint")
 	}
 	if p != nil {
 		switch name := path.Base(p.Type); name {

@@ -18,7 +18,7 @@ async function open(page, state = 'rescue') {
     await page.goto('/');
     await expect(page.getByText('enter the code that is on the box')).toBeVisible({ timeout: 1000 });
   }).toPass({ timeout: 20_000 });
-  await page.getByLabel('Claim code').fill(code);
+  await page.getByLabel('Code on the screen').fill(code);
   await page.getByRole('button', { name: 'Open' }).click();
   await expect(page.locator('#box')).toBeVisible();
 }
