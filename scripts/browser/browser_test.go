@@ -311,7 +311,7 @@ func (p *plugged) Close() error {
 func (s *server) set(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state = name
+	s.state, s.began = name, time.Now()
 	return s.fresh(name)
 }
 
