@@ -774,7 +774,7 @@ func german() catalogue {
 		"gate.rescue.title": "Croft kann sein Laufwerk nicht benutzen",
 		"gate.rescue.text":  "Gib den Code ein, der jetzt auf dem Bildschirm der Box steht. Dann siehst du, warum und was zu tun ist.",
 		"gate.rescue.label": "Code auf dem Bildschirm",
-		"gate.rescue.hint":  "Es ist ein anderer Code als beim ersten Mal, und nach jedem Start ein neuer.",
+		"gate.rescue.hint":  "Es kann ein anderer Code sein als zuvor. Eine Box ohne Bildschirm schreibt ihn in die Datei croft.txt auf ihrer Karte.",
 		"gate.locked.title": "Die Konten dieser Box sind verloren",
 		"gate.locked.text":  "Die Box gehört jemandem, aber was sie über ihre Personen wusste, ist nicht mehr lesbar. Damit kein Fremder sie übernimmt, öffnet sie sich nur für jemanden, der vor ihr steht.",
 		"gate.locked.next":  "Hol dir einen Rettungscode von der Box und leg damit ein neues Besitzerkonto an.",

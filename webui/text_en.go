@@ -778,7 +778,7 @@ func english() catalogue {
 		"gate.rescue.title": "Croft can't use its disk",
 		"gate.rescue.text":  "To see why and what can be done, enter the code that is on the box's screen now.",
 		"gate.rescue.label": "Code on the screen",
-		"gate.rescue.hint":  "It is another code than at first, and new each time the box starts.",
+		"gate.rescue.hint":  "It may be another code than before. A box without a screen writes it into the file croft.txt on its card.",
 		"gate.locked.title": "The accounts of this box are lost",
 		"gate.locked.text":  "The box belongs to somebody, but what it knew of its people can't be read any more. So that no stranger takes it over, it opens only for who stands next to it.",
 		"gate.locked.next":  "Get a recovery code from the box, and make a new owner account with it.",

@@ -156,6 +156,8 @@ func TestDamagedData(t *testing.T) {
 	} else {
 		t.Logf("findings: %q", c.Findings)
 	}
+	b.browse("phone", "rescue en @rescue")
+	b.browse("desk", "rescue de no script @rescue")
 	b.rescue("retry", "", http.StatusAccepted)
 	b.waitState("the retry is over", pageTime, notBusy)
 	b.rescue("start-over", "erase", http.StatusUnprocessableEntity)
