@@ -251,7 +251,7 @@ func TestLostPassword(t *testing.T) {
 	for range 3 {
 		b = start(t, memoryOptions(t, d))
 		ctx, cancel := context.WithTimeout(t.Context(), pageTime)
-		_, err := b.vm.Console.Wait(ctx, 0, regexp.MustCompile("Web page"))
+		_, err := b.vm.Console.Wait(ctx, 0, regexp.MustCompile(`^\s*Running: `))
 		cancel()
 		if err != nil {
 			t.Fatal(err)

@@ -87,7 +87,7 @@ func TestCable(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), pageTime)
 	defer cancel()
 	none := regexp.MustCompile(`No network yet`)
-	ready := regexp.MustCompile(`^\s*running\s+Front door`)
+	ready := regexp.MustCompile(`^\s*Running: `)
 	for _, re := range []*regexp.Regexp{none, ready} {
 		if _, err := b.vm.Console.Wait(ctx, 0, re); err != nil {
 			t.Fatal(err)

@@ -101,19 +101,14 @@ func run(ctx context.Context, env func(string) string, out io.Writer) error {
 	// The machine outlives an interrupt, so that it can be shut down.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	vm, err := qemu.Start(life, o)
-	if err != nil {
-		return err
-	}
-	up, err := waitUp(ctx, vm)
-	if errors.Is(err, errKVM) {
+	vm, up, err := boot(ctx, life, o)
+	if errors.Is(err, errKVM) && ctx.Err() == nil {
 		fmt.Fprintln(out, "KVM is there but does not work; emulating instead, which is slower …")
-		vm.Kill()
 		o.KVM = false
-		if vm, err = qemu.Start(life, o); err != nil {
-			return err
-		}
-		up, err = waitUp(ctx, vm)
+		vm, up, err = boot(ctx, life, o)
+	}
+	if vm == nil {
+		return err
 	}
 	defer vm.Kill()
 	if err != nil {
@@ -186,6 +181,30 @@ type address struct {
 
 var errKVM = errors.New("KVM does not work")
 
+// boot starts a machine that ends with life, and waits until the box is up. If it is errKVM, no machine is left.
+func boot(ctx, life context.Context, o qemu.Options) (*qemu.VM, address, error) {
+	vm, err := qemu.Start(life, o)
+	if err != nil {
+		if o.KVM {
+			err = fmt.Errorf("%w: %w", errKVM, err)
+		}
+		return nil, address{}, err
+	}
+	up, err := waitUp(ctx, vm)
+	select {
+	case <-vm.Done():
+		if o.KVM && vm.Wait(life) != nil { // QEMU gave up
+			return nil, up, fmt.Errorf("%w: %w", errKVM, err)
+		}
+	default:
+		if errors.Is(err, errKVM) {
+			vm.Kill()
+			return nil, up, err
+		}
+	}
+	return vm, up, err
+}
+
 // waitUp waits until the box serves its page over HTTP, and over HTTPS with a certificate of its own authority.
 func waitUp(ctx context.Context, vm *qemu.VM) (address, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTime, fmt.Errorf("the page did not come up within %v", bootTime))
@@ -223,8 +242,8 @@ func waitUp(ctx context.Context, vm *qemu.VM) (address, error) {
 	return a, nil
 }
 
-// name is what the box's certificate is for, whatever ports lead to it.
-const name = "croft.local"
+// name is what the box's certificate is for, whatever its household calls it and whatever ports lead to it.
+const name = "croft.home.arpa"
 
 func (a address) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
