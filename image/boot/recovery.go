@@ -107,7 +107,11 @@ func (b *Box) countStart() (before int, err error) {
 	path := filepath.Join(b.dir, startsFile)
 	before, _ = strconv.Atoi(strings.TrimSpace(readFile(path)))
 	before = min(max(before, 0), shortStarts)
-	if err := writeAtomic(path, fmt.Appendln(nil, before+1), 0o600); err != nil {
+	err = overwriteStarts(path, before+1)
+	if errors.Is(err, os.ErrNotExist) {
+		err = writeAtomic(path, fmt.Appendln(nil, before+1), 0o600)
+	}
+	if err != nil {
 		return 0, err
 	}
 	time.AfterFunc(shortStart-b.uptime(), b.startLasted)
@@ -116,12 +120,21 @@ func (b *Box) countStart() (before int, err error) {
 
 // startLasted makes this start one that does not count. It does nothing after the data partition was unmounted.
 func (b *Box) startLasted() {
-	if err := os.Remove(filepath.Join(b.dir, startsFile)); err != nil {
-		return
-	}
-	if err := syncDir(b.dir); err != nil {
+	if err := overwriteStarts(filepath.Join(b.dir, startsFile), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 		b.log.Warn("starts can't be counted", "err", err)
 	}
+}
+
+// overwriteStarts puts a digit into the file in place, which a full disk does not prevent. It is within one sector, which a
+// power cut leaves as before or as after.
+func overwriteStarts(path string, n int) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteAt(fmt.Appendln(nil, n), 0)
+	return errors.Join(err, f.Sync())
 }
 
 // recoveryCode returns the code that is valid now, none without one.
