@@ -190,6 +190,7 @@ if (offline) {
   }, 5000);
   document.addEventListener('visibilitychange', () => document.hidden ? close() : connect());
   addEventListener('pagehide', close);
+  addEventListener('submit', close); // what comes of it, such as the end of the session, must not load this page instead
   if (pause) {
     pause.onclick = () => {
       paused = !paused;
