@@ -112,22 +112,7 @@ func TestPowerCuts(t *testing.T) {
 		c := cut{disk: crash(j), dir: dir}
 		return c.check(t.Context(), esp, j.at >= told, code)
 	}
-	work := make(chan job)
-	var wg sync.WaitGroup
-	for range runtime.NumCPU() {
-		wg.Go(func() {
-			for j := range work {
-				if err := check(j); err != nil {
-					t.Errorf("power cut %d, after event %d of %d: %v", j.seed, j.at, len(events), err)
-				}
-			}
-		})
-	}
-	for _, j := range jobs {
-		work <- j
-	}
-	close(work)
-	wg.Wait()
+	judge(t, jobs, len(events), check)
 
 	boots := bad
 	for i := len(bad); i < booted; i++ {
@@ -152,6 +137,27 @@ func TestPowerCuts(t *testing.T) {
 			b.off()
 		})
 	}
+}
+
+// judge checks the disks that power cuts left, as many at a time as there are processors.
+func judge(t *testing.T, jobs []job, events int, check func(job) error) {
+	t.Helper()
+	work := make(chan job)
+	var wg sync.WaitGroup
+	for range runtime.NumCPU() {
+		wg.Go(func() {
+			for j := range work {
+				if err := check(j); err != nil {
+					t.Errorf("power cut %d, after event %d of %d: %v", j.seed, j.at, events, err)
+				}
+			}
+		})
+	}
+	for _, j := range jobs {
+		work <- j
+	}
+	close(work)
+	wg.Wait()
 }
 
 // mountable says why the kernel could not mount the data partition after a power cut, without the box's help: it reads the

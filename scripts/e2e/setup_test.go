@@ -13,10 +13,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -238,22 +236,7 @@ func TestPowerCutsInSetUp(t *testing.T) {
 		}
 		return fmt.Errorf("%d steps were acknowledged, and the database is as after none of the next:\n%s\nwas\n%s", n, got, states[n])
 	}
-	work := make(chan job)
-	var wg sync.WaitGroup
-	for range runtime.NumCPU() {
-		wg.Go(func() {
-			for j := range work {
-				if err := check(j); err != nil {
-					t.Errorf("power cut %d, after event %d of %d: %v", j.seed, j.at, len(events), err)
-				}
-			}
-		})
-	}
-	for _, j := range jobs {
-		work <- j
-	}
-	close(work)
-	wg.Wait()
+	judge(t, jobs, len(events), check)
 
 	for i := range setupBooted {
 		j := jobs[i*len(jobs)/setupBooted]
