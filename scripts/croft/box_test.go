@@ -36,12 +36,14 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"croft": main})
 }
 
-// TestScripts runs the command lines in testdata/script, those of a box against a real core behind a real gateway.
+// TestScripts runs the command lines in testdata/script, those of a box against a real core behind a real gateway. The
+// scripts run beside each other, so each has a box of its own.
 func TestScripts(t *testing.T) {
-	b := startBox(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
+			b := startBox(t)
+			e.Values[boxKey{}] = b
 			config := filepath.Join(e.WorkDir, ".config")
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_CONFIG_HOME", config)
@@ -71,13 +73,16 @@ func TestScripts(t *testing.T) {
 			},
 			// did TEXT: PID 1 or the network service was told that.
 			"did": func(ts *testscript.TestScript, neg bool, args []string) {
-				if b.did(args[0]) == neg {
+				if b := ts.Value(boxKey{}).(*testBox); b.did(args[0]) == neg {
 					ts.Fatalf("told: %q", b.acted)
 				}
 			},
 		},
 	})
 }
+
+// boxKey finds the box of a script.
+type boxKey struct{}
 
 // testBox is a box without hardware: the real core and gateway, and fakes of the processes that core asks.
 type testBox struct {
