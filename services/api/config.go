@@ -16,6 +16,7 @@ type Config struct {
 	TimeZone string         `json:"time_zone"` // IANA name; empty means UTC
 	Network  NetConfig      `json:"network"`
 	People   []ConfigPerson `json:"people"` // by name; who is missing in a document stays, who is new needs an invitation
+	Updates  UpdatePolicy   `json:"updates,omitzero"`
 }
 
 // ConfigPerson is an account without its secrets.

@@ -28,8 +28,10 @@ type System struct {
 // Release is /etc/croft/release.json in the root file system, the same in both slots: what the image builder made.
 type Release struct {
 	Version string `json:"version"`
-	Built   int64  `json:"built"` // seconds since 1970; no box's clock is right before it
-	Board   string `json:"board"` // board family
+	Built   int64  `json:"built"`             // seconds since 1970; no box's clock is right before it
+	Board   string `json:"board"`             // board family
+	Number  int64  `json:"number,omitempty"`  // of the published release; 0 for an image that nobody published
+	Channel string `json:"channel,omitempty"` // "stable" or "beta", if published
 }
 
 // Board identifies the hardware.

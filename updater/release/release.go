@@ -84,9 +84,10 @@ type Frame struct {
 
 // Patch turns the part with the hash From into the one it stands in.
 type Patch struct {
-	From string `json:"from"` // hex SHA-256
-	Blob string `json:"blob"` // hex SHA-256
-	Size int64  `json:"size"` // bytes
+	From     string `json:"from"`      // hex SHA-256
+	FromSize int64  `json:"from_size"` // bytes
+	Blob     string `json:"blob"`      // hex SHA-256
+	Size     int64  `json:"size"`      // bytes
 }
 
 // Blob is a file of the repository's folder "blobs".
@@ -210,7 +211,7 @@ func (p *Part) validate(field string) error {
 		return bad("number of patches")
 	}
 	for _, x := range p.Patches {
-		if !IsHash(x.From) || (Blob{x.Blob, x.Size}).validate("") != nil {
+		if !IsHash(x.From) || x.FromSize < 1 || x.FromSize > MaxPart || (Blob{x.Blob, x.Size}).validate("") != nil {
 			return bad("a patch")
 		}
 	}
