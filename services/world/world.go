@@ -15,6 +15,8 @@ const (
 	UIDGateway   = 203
 	UIDCore      = 204
 	UIDWebUI     = 205
+	UIDFetcher   = 206
+	UIDUpdater   = 207
 )
 
 // Services returns the declarations. daemon is the path of croftd.
