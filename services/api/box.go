@@ -7,6 +7,7 @@ type Box struct {
 	Discovery *Discovery `json:"discovery,omitempty"` // absent while the service does not answer
 	Notices   []Notice   `json:"notices,omitempty"`   // what core itself has to say
 	Alerts    []Alert    `json:"alerts,omitempty"`    // not yet seen by an owner; for owners only
+	Updates   *Updates   `json:"updates,omitempty"`   // absent while the updater does not answer; who is no owner gets only how far it is
 	TimeZone  string     `json:"time_zone,omitempty"` // of the household; empty means UTC
 }
 
@@ -33,6 +34,7 @@ func FieldCodes() []string {
 	return []string{
 		"unknown", "missing", "type", "too-long", "too-short", "format", "host-name", "time-zone", "address", "gateway",
 		"role", "name-taken", "last-owner", "range", "duplicate", "password-short", "password-long", "password-common",
+		"choice", "time", "url", "fingerprint",
 	}
 }
 
@@ -43,7 +45,8 @@ func ProblemTypes() []string {
 		"too-many-tries", "too-many-streams", "starting", "code-format", "wrong-code", "code-void", "claimed-by-another",
 		"already-claimed", "not-claimed", "wrong-password", "second-factor", "wrong-second-factor", "invite-void",
 		"no-such-owner", "last-owner", "changed-meanwhile", "precondition", "no-trial", "trial-running", "cannot-undo",
-		"not-confirmed", "action", "not-rescue", "refused", "state", "internal", "too-many",
+		"not-confirmed", "action", "not-rescue", "refused", "state", "internal", "too-many", "updater-away", "wrong-release",
+		"bad-file", "no-room", "busy",
 	}
 }
 

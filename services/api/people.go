@@ -14,7 +14,7 @@ const (
 const (
 	ScopeBox     = "box"     // read the state of the box and its history
 	ScopeLogs    = "logs"    // read logs, the audit log and the diagnosis bundle
-	ScopeControl = "control" // restart services, restart and switch off the box, see alerts off
+	ScopeControl = "control" // restart services, restart and switch off the box, install updates, see alerts off
 	ScopeConfig  = "config"  // read and change the configuration
 	ScopePeople  = "people"  // read and change people and invitations
 )
@@ -167,6 +167,7 @@ func AuditActions() []string {
 		"recovery-code-used", "recovered", "token-made", "token-ended", "invited", "invite-ended", "joined",
 		"person-changed", "person-removed", "config-changed", "config-undone", "network-tried", "network-kept",
 		"network-reverted", "service-restarted", "box-restarted", "box-switched-off", "started-over", "diagnosis-taken",
-		"alert-seen", "state-restored",
+		"alert-seen", "state-restored", "update-install", "update-tonight", "update-restart", "update-undo", "update-cancel",
+		"update-file", "update-trust", "update-kept", "update-back", "update-failed",
 	}
 }

@@ -88,7 +88,8 @@ type Updates struct {
 	Policy   UpdatePolicy    `json:"policy"`
 	Trust    UpdateTrust     `json:"trust"`
 	Sources  []UpdateSource  `json:"sources"`
-	Sharing  bool            `json:"sharing"` // neighbours on the LAN may fetch from here just now
+	Sharing  bool            `json:"sharing"`             // neighbours on the LAN may fetch from here just now
+	TimeZone string          `json:"time_zone,omitempty"` // of the window, as the updater was told it
 }
 
 // UpdatePolicy is the owner's will: the field "updates" of the configuration document, and PUT /v1/policy on the updater's
@@ -101,6 +102,12 @@ type UpdatePolicy struct {
 	Metered bool     `json:"metered,omitempty"` // the internet line costs by volume: nothing large over it by itself
 	Alone   bool     `json:"alone,omitempty"`   // do not serve releases to neighbours on the LAN
 	Mirrors []string `json:"mirrors,omitempty"` // in the place of the built-in ones: https URLs, at most 8
+}
+
+// UpdateSettings is the body of PUT /v1/policy on the updater's socket.
+type UpdateSettings struct {
+	Policy   UpdatePolicy `json:"policy"`
+	TimeZone string       `json:"time_zone"` // IANA name; empty means UTC
 }
 
 // UpdateOffer is a verified release.
@@ -193,11 +200,12 @@ type TrustRoot struct {
 	Expires     time.Time `json:"expires"`
 }
 
-// UpdateAction is the body of POST /api/v1/updates/action: "check", "install" (the offer, of the number it names), "cancel",
-// "restart" (into what is ready, now) or "back" (to the previous release).
+// UpdateAction is the body of POST /api/v1/updates/action: "check", "install" (the offer, of the number it names, now),
+// "tonight" (the same, but its restart waits for the window, also where the policy is to ask), "cancel", "restart" (into what is
+// ready, now) or "back" (to the previous release).
 type UpdateAction struct {
 	Action string `json:"action"`
-	Number int64  `json:"number,omitempty"` // install: so that nobody installs what they have not seen
+	Number int64  `json:"number,omitempty"` // install, tonight: so that nobody installs what they have not seen
 	By     string `json:"by,omitempty"`     // set by core: the person
 }
 

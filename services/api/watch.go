@@ -62,7 +62,8 @@ type Alert struct {
 func AlertNames() []string {
 	return []string{
 		"disk-nearly-full", "disk-full", "disk-read-only", "storage-errors", "hot", "under-voltage", "crash-loop",
-		"clock-unsure", "out-of-memory", "state-restored", "state-replaced", "restarted-unhealthy",
+		"clock-unsure", "out-of-memory", "state-restored", "state-replaced", "restarted-unhealthy", "update-available",
+		"update-back", "update-failed", "update-tried-twice", "update-split-view", "update-stale",
 	}
 }
 
