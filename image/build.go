@@ -33,7 +33,13 @@ type Options struct {
 	ImageOnly bool
 	// URL is where the files of Out will be found, for Raspberry Pi Imager's list; "" means in Out itself.
 	URL string
-	Log *slog.Logger
+	// Number and Channel are of the published release; 0 and "" for an image that nobody publishes.
+	Number  int64
+	Channel string
+	// Publisher is a folder with root.json and publisher.json, which the root gets in /etc/croft: whom a box follows unless its
+	// owner wants otherwise. "" means nobody.
+	Publisher string
+	Log       *slog.Logger
 }
 
 // Build writes croft-BOARD.img, .img.zst, .spdx.json and .sha256 to o.Out, and for Raspberry Pis .os_list.json. An image appears
