@@ -14,7 +14,8 @@ type System struct {
 	ID       string    `json:"id"`      // unique id of this box, made on first boot; empty in rescue mode
 	Version  string    `json:"version"` // release that is running
 	Board    Board     `json:"board"`
-	Slot     string    `json:"slot"` // boot slot that is running, "a" or "b"
+	Slot     string    `json:"slot"`            // boot slot that is running, "a" or "b"
+	Trial    bool      `json:"trial,omitempty"` // the slot is not the committed one: the release has to prove itself first
 	Mode     string    `json:"mode"`
 	Rescue   *Rescue   `json:"rescue,omitempty"`
 	UptimeMS int64     `json:"uptime_ms"`

@@ -260,3 +260,11 @@ const (
 	DeviceRoot     = "root"      // likewise
 	DeviceUSB      = "usb/"      // + name of a partition or drive that is not the medium, such as "usb/sda1", to read
 )
+
+// OpenDevice is one line of the answer to "list" on devices.sock.
+type OpenDevice struct {
+	Name  string `json:"name"`            // to open it by, such as "usb/sda1"
+	Size  int64  `json:"size"`            // bytes
+	Label string `json:"label,omitempty"` // of the FAT on it
+	Model string `json:"model,omitempty"` // of its drive
+}
