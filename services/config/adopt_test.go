@@ -15,6 +15,7 @@ func TestAdoptSettingsFile(t *testing.T) {
 		l := &lab{t: t, dir: t.TempDir(), o: newOthers()}
 		l.start()
 		defer func() { l.stop() }()
+		l.o.set(func(o *others) { o.down["updater"] = true }) // it has the zone from nobody else
 		see := func(name, zone string) {
 			t.Helper()
 			l.o.set(func(o *others) { o.name, o.wanted = name, name }) // discovery starts with that name, too

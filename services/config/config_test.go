@@ -45,7 +45,8 @@ func TestExample(t *testing.T) {
 			}},
 			NTP: []string{"ptbtime1.ptb.de", "192.168.1.1"},
 		},
-		People: []api.ConfigPerson{{Name: "Anna", Role: "owner"}, {Name: "Ben", Role: "member"}},
+		People:  []api.ConfigPerson{{Name: "Anna", Role: "owner"}, {Name: "Ben", Role: "member"}},
+		Updates: api.UpdatePolicy{Mode: "auto", From: "01:30", To: "04:30"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("%+v", c)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -33,6 +34,7 @@ func parts(c api.Config) map[string]json.RawMessage {
 	for _, p := range c.People {
 		out[personPath(p.Name)] = encode(p)
 	}
+	updateParts(c.Updates, func(path string, v any) { out[path] = encode(v) })
 	return out
 }
 
@@ -56,7 +58,7 @@ func encode(v any) json.RawMessage {
 }
 
 // Differences are what has to be changed to come from before to after, by path. The paths are /name, /time_zone,
-// /network/interfaces/NAME, /network/ntp and /people/NAME. Who is missing in after stays, so that is no difference.
+// /network/interfaces/NAME, /network/ntp, /people/NAME and /updates/FIELD. Who is missing in after stays, so that is no difference.
 func Differences(before, after api.Config) []api.Difference {
 	b, a := parts(before), parts(after)
 	for _, p := range before.People { // who is only spelled otherwise is no other person
@@ -97,6 +99,7 @@ func back(c api.Config, diffs []api.Difference) (out api.Config, ok bool) {
 	out = c
 	out.Network.Interfaces = maps.Clone(c.Network.Interfaces)
 	out.People = slices.Clone(c.People)
+	out.Updates.Mirrors = slices.Clone(c.Updates.Mirrors)
 	for _, d := range diffs {
 		if string(now[d.Path]) != string(d.After) || !set(&out, d.Path, d.Before) {
 			return api.Config{}, false
@@ -136,6 +139,10 @@ func set(c *api.Config, path string, value json.RawMessage) bool {
 		}
 		c.People[i] = p
 		return true
+	}
+	if field := updateField(&c.Updates, path); field != nil {
+		reflect.ValueOf(field).Elem().SetZero()
+		return value == nil || read(field)
 	}
 	switch path {
 	case "/name":

@@ -61,7 +61,7 @@ func Parse(b []byte) (api.Config, error) {
 // node is a JSON value as it stands in the text: what encoding/json would pass over, such as a field that is there
 // twice, is still seen.
 type node struct {
-	kind    byte // '{', '[', '"' or, for all else, 'x'
+	kind    byte // '{', '[', '"', 'b' (true or false, in text) or, for all else, 'x'
 	text    string
 	members []member
 	items   []*node
@@ -126,6 +126,8 @@ func readNode(d *json.Decoder, depth int, left *int) (*node, error) {
 		}
 		_, err := d.Token() // what ends it
 		return n, err
+	case bool:
+		return &node{kind: 'b', text: strconv.FormatBool(t)}, nil
 	default:
 		return &node{kind: 'x'}, nil
 	}
@@ -161,6 +163,7 @@ func (r *reader) config(n *node) api.Config {
 		"people": func(path string, n *node) {
 			r.list(path, n, maxPeople, func(path string, n *node) { c.People = append(c.People, r.person(path, n)) })
 		},
+		"updates": func(path string, n *node) { c.Updates = r.updates(path, n) },
 	}, "format", "name", "time_zone", "network", "people")
 	return c
 }
@@ -234,6 +237,8 @@ func (r *reader) text(path string, n *node) string {
 	return n.text
 }
 
+func (r *reader) yes(path string, n *node) bool { return r.kind(path, n, 'b') && n.text == "true" }
+
 func (r *reader) list(path string, n *node, most int, item func(string, *node)) {
 	if !r.kind(path, n, '[') {
 		return
@@ -279,6 +284,7 @@ func (r *reader) kind(path string, n *node, want byte) bool {
 	}
 	r.wrong(path, "type", map[byte]string{
 		'{': "This has to be an object in braces.", '[': "This has to be a list in brackets.", '"': "This has to be a text in quotes.",
+		'b': "This has to be true or false.",
 	}[want])
 	return false
 }

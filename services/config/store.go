@@ -3,7 +3,7 @@
 //
 // The database is the truth. Each change is one transaction together with its entry in the audit log and in the list of
 // changes, by which it can be undone. Only then is it told to those who act by it: init and discovery (name), the network
-// service (name, addresses, time servers). Who could not be told, or has forgotten, is told again by Reconcile.
+// service (name, addresses, time servers), the updater (its policy, time zone). Who could not be told, or has forgotten, is told again by Reconcile.
 //
 // A change of the network is tried first, and kept only if somebody asks for that in time: until then it is nowhere but in
 // the memory of the network service and of this process. When either ends, or the power fails, the configuration before
@@ -61,7 +61,7 @@ type Options struct {
 	Log      *slog.Logger
 	Now      func() time.Time // with a monotonic reading
 
-	Init, Network, Discovery *http.Client
+	Init, Network, Discovery, Updater *http.Client
 }
 
 // Store is the configuration. Its methods may be called in parallel.
@@ -80,6 +80,7 @@ type Store struct {
 type settings struct {
 	name, zone      string
 	network         api.NetConfig
+	updates         api.UpdatePolicy
 	hasName, hasNet bool
 }
 
@@ -94,7 +95,7 @@ type trial struct {
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{Options: o}
 	s.telling = teller{now: o.Now, targets: map[string]*backoff{}}
-	rows, err := o.DB.SQL().QueryContext(ctx, "SELECT key, value FROM settings WHERE key IN ('name', 'time_zone', 'network')")
+	rows, err := o.DB.SQL().QueryContext(ctx, "SELECT key, value FROM settings WHERE key IN ('name', 'time_zone', 'network', 'updates')")
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
@@ -113,6 +114,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			err := json.Unmarshal([]byte(value), &s.kept.network) // fields that a later release added are ignored
 			if s.kept.hasNet = err == nil; err != nil {
 				s.Log.Error("the network's configuration can't be read", "err", err)
+			}
+		case "updates":
+			if err := json.Unmarshal([]byte(value), &s.kept.updates); err != nil {
+				s.Log.Error("the policy of updates can't be read; asking before any", "err", err)
+				s.kept.updates = api.UpdatePolicy{Mode: "ask"} // an owner who said no is not overridden
 			}
 		}
 	}
@@ -142,7 +148,7 @@ func (s *Store) Document() (api.Config, error) {
 		return api.Config{}, ErrStarting
 	}
 	c := api.Config{
-		Format: api.ConfigFormat, Name: k.name, TimeZone: k.zone, Network: k.network, People: []api.ConfigPerson{},
+		Format: api.ConfigFormat, Name: k.name, TimeZone: k.zone, Network: k.network, People: []api.ConfigPerson{}, Updates: k.updates,
 	}
 	for _, p := range s.Identity.People() {
 		c.People = append(c.People, api.ConfigPerson{Name: p.Name, Role: p.Role})
@@ -258,6 +264,9 @@ func (s *Store) change(
 	if now.Name != want.Name {
 		s.tellName(context.WithoutCancel(ctx), want.Name)
 	}
+	if now.TimeZone != want.TimeZone || !samePolicy(now.Updates, want.Updates) {
+		s.tellUpdates(context.WithoutCancel(ctx), want.Updates, want.TimeZone)
+	}
 	c, err := s.Document()
 	r := api.ConfigResult{Config: c, Differences: all}
 	if len(tried) > 0 {
@@ -290,7 +299,10 @@ func (s *Store) keep(
 		if len(rest) == 0 {
 			return nil
 		}
-		for key, v := range map[string][2]string{"name": {now.Name, want.Name}, "time_zone": {now.TimeZone, want.TimeZone}} {
+		for key, v := range map[string][2]string{
+			"name": {now.Name, want.Name}, "time_zone": {now.TimeZone, want.TimeZone},
+			"updates": {string(encode(now.Updates)), string(encode(want.Updates))},
+		} {
 			if v[0] != v[1] {
 				if err := put(ctx, tx, key, v[1]); err != nil {
 					return err
@@ -308,7 +320,7 @@ func (s *Store) keep(
 		return err
 	}
 	s.mu.Lock()
-	s.kept.name, s.kept.zone = want.Name, want.TimeZone
+	s.kept.name, s.kept.zone, s.kept.updates = want.Name, want.TimeZone, want.Updates
 	s.mu.Unlock()
 	return nil
 }
@@ -337,7 +349,7 @@ func (s *Store) remember(ctx context.Context, tx *sql.Tx, who identity.Caller, a
 	return s.record(ctx, tx, who, action, diffs, undoes)
 }
 
-// record writes an entry into the audit log that names what changed: some of name, time_zone, network, people.
+// record writes an entry into the audit log that names what changed: some of name, time_zone, network, people, updates.
 func (s *Store) record(ctx context.Context, tx *sql.Tx, who identity.Caller, action string, diffs []api.Difference, undoes int64) error {
 	var fields []string
 	for _, d := range diffs {

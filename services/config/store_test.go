@@ -37,6 +37,7 @@ type others struct {
 	down   map[string]bool // by host
 	refuse bool            // of a trial
 	told   []string        // method and URL of what acts
+	update api.UpdateSettings
 }
 
 func newOthers() *others { return &others{name: "croft", wanted: "croft", down: map[string]bool{}} }
@@ -82,6 +83,9 @@ func (o *others) box() *api.Box {
 		n := o.network()
 		b.Network = &n
 	}
+	if !o.down["updater"] {
+		b.Updates = &api.Updates{Policy: o.update.Policy, TimeZone: o.update.TimeZone}
+	}
 	return b
 }
 
@@ -121,6 +125,9 @@ func (o *others) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "PUT discovery/v1/discovery/name":
 		o.wanted = name.Name
 	case "PUT network/v1/network/name":
+	case "PUT updater/v1/policy":
+		o.update = api.UpdateSettings{}
+		json.Unmarshal(body, &o.update)
 	case "PUT network/v1/network/config":
 		o.net, o.trial = conf, nil
 	case "PUT network/v1/network/trial":
@@ -184,7 +191,7 @@ func (l *lab) start() {
 		l.t.Fatal(err)
 	}
 	c := &http.Client{Transport: l.o}
-	l.s, err = Open(ctx, Options{DB: db, Identity: l.id, Log: quiet, Now: time.Now, Init: c, Network: c, Discovery: c})
+	l.s, err = Open(ctx, Options{DB: db, Identity: l.id, Log: quiet, Now: time.Now, Init: c, Network: c, Discovery: c, Updater: c})
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -282,7 +289,9 @@ func TestChange(t *testing.T) {
 			People: []api.ConfigPerson{{Name: "Anna", Role: "owner"}, {Name: "Ben", Role: "member"}},
 		})
 		equal(t, "differences", len(r.Differences), 3)
-		equal(t, "told", l.o.tell(), []string{"PUT discovery/v1/discovery/name", "PUT init/v1/name", "PUT network/v1/network/name"})
+		equal(t, "told", l.o.tell(), []string{
+			"PUT discovery/v1/discovery/name", "PUT init/v1/name", "PUT network/v1/network/name", "PUT updater/v1/policy",
+		})
 		equal(t, "audit", l.audit(2), []string{"config-changed name,people,time_zone", "account-made"})
 		for _, p := range l.id.People() {
 			if p.HasPassword != (p.Name == "Anna") {

@@ -202,6 +202,9 @@ func (s *Store) Reconcile(ctx context.Context, b *api.Box) {
 			s.tell(ctx, "discovery", s.Discovery, http.MethodPut, discoveryURL+"/name", req)
 		}
 	}
+	if b.Updates != nil && s.telling.may("updates", samePolicy(b.Updates.Policy, k.updates) && b.Updates.TimeZone == k.zone) {
+		s.tellUpdates(ctx, k.updates, k.zone)
+	}
 	if b.Network == nil || !k.hasNet {
 		return
 	}
