@@ -18,12 +18,12 @@
 package slots
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"io"
 
+	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
-	"github.com/croft-os/croft/updater/release"
 )
 
 // Errors that callers tell apart. All others are of contexts or of the caller's own fill.
@@ -34,6 +34,7 @@ var (
 	ErrContent    = errors.New("what was to be written is not the release")
 	ErrForm       = errors.New("the medium does not have the form that updates need")
 	ErrIncomplete = errors.New("the slot holds no complete release")
+	ErrCommitted  = errors.New("the slot is the one that the firmware starts")
 )
 
 // Step is what Install is doing.
@@ -83,28 +84,114 @@ type Stamp struct {
 	Cmdline  string // the kernel's command line
 }
 
-var errNotYet = errors.New("not written yet")
-
-// Committed is the slot that the firmware starts by itself.
-func (m *Medium) Committed() (layout.Slot, error) { return "", errNotYet }
-
-// Base is the part of the running slot as the release had it, and how many bytes can be read, which may be more than it had.
-func (m *Medium) Base(part string) (io.ReaderAt, int64, error) { return nil, 0, errNotYet }
-
-// Install writes a release to the idle slot. It calls fill for "root" and then for "boot", which writes the part to dst.
-func (m *Medium) Install(ctx context.Context, r *release.Release, fill func(part string, dst io.Writer) error,
-	progress func(step Step, done, total int64),
-) error {
-	return errNotYet
+// Idle is the slot that does not run.
+func (m *Medium) Idle() layout.Slot {
+	if m.Running == layout.SlotA {
+		return layout.SlotB
+	}
+	return layout.SlotA
 }
 
-// Verify reads the idle slot past all caches and fails with ErrIncomplete or ErrReadBack unless it holds r.
-func (m *Medium) Verify(ctx context.Context, r *release.Release, progress func(done, total int64)) error {
-	return errNotYet
+// bootOf is the boot partition of a slot, where slots have one.
+func (m *Medium) bootOf(slot layout.Slot) Device {
+	if slot == m.Running {
+		return m.Boot
+	}
+	return m.BootIdle
+}
+
+// Base is the part of the running slot as the release had it, and how many bytes can be read, which may be more than it had.
+func (m *Medium) Base(part string) (io.ReaderAt, int64, error) {
+	switch {
+	case part == PartRoot:
+		return m.Root, m.Root.Size(), nil
+	case part != PartBoot:
+		return nil, 0, fmt.Errorf("there is no part %q", part)
+	case m.Table == layout.MBR:
+		e, err := inPlace(m.Boot, CmdlineFile(m.Table, m.Running))
+		if err != nil {
+			return nil, 0, err
+		}
+		return &masked{r: m.Boot, at: e, with: spaces(e.Length)}, m.Boot.Size(), nil
+	}
+	e, err := inPlace(m.First, KernelFile(m.Running))
+	if err != nil {
+		return nil, 0, err
+	}
+	return io.NewSectionReader(m.First, e.Offset, e.Length), e.Length, nil
 }
 
 // Installed is what the idle slot holds.
-func (m *Medium) Installed() (*Stamp, error) { return nil, errNotYet }
+func (m *Medium) Installed() (*Stamp, error) { return m.stamp(m.Idle()) }
 
-// Commit makes slot the one that the firmware starts by itself.
-func (m *Medium) Commit(slot layout.Slot) error { return errNotYet }
+func (m *Medium) stamp(slot layout.Slot) (*Stamp, error) {
+	s := &Stamp{Slot: slot}
+	if m.Table == layout.MBR {
+		// A slot without boot sector, or with one that is no FAT's, the firmware passes over.
+		b, err := fat.ReadFile(m.bootOf(slot), CmdlineFile(m.Table, slot), maxEntry)
+		switch {
+		case errors.Is(err, fat.ErrNotFAT), errors.Is(err, fat.ErrNotFound), errors.Is(err, fat.ErrDamaged), errors.Is(err, fat.ErrTooLarge):
+			return s, nil
+		case err != nil:
+			return nil, fmt.Errorf("%w: %w", ErrMedium, err)
+		}
+		s.read(firstLine(b), m.RootID[slot])
+		return s, nil
+	}
+	e, err := inPlace(m.First, CmdlineFile(m.Table, slot))
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, min(e.Length, maxEntry))
+	if err := readFull(m.First, b, e.Offset); err != nil {
+		return nil, err
+	}
+	entry := parseEntry(b)
+	if entry["linux"] == "/"+KernelFile(slot) {
+		s.read(entry["options"], m.RootID[slot])
+	}
+	return s, nil
+}
+
+// inPlace finds a file of a volume that is to be overwritten in place: it must be in one piece and begin with a sector.
+func inPlace(r io.ReaderAt, name string) (fat.Extent, error) {
+	f, err := fat.Find(r, name)
+	switch {
+	case errors.Is(err, fat.ErrNotFAT), errors.Is(err, fat.ErrNotFound), errors.Is(err, fat.ErrDamaged), errors.Is(err, fat.ErrTooLarge):
+		return fat.Extent{}, fmt.Errorf("%w: %w", ErrForm, err)
+	case err != nil:
+		return fat.Extent{}, fmt.Errorf("%w: %w", ErrMedium, err)
+	case len(f.Extents) != 1:
+		return fat.Extent{}, fmt.Errorf("%w: %s is in %d pieces", ErrForm, name, len(f.Extents))
+	case f.Extents[0].Offset%layout.SectorSize != 0:
+		return fat.Extent{}, fmt.Errorf("%w: %s begins within a sector", ErrForm, name)
+	}
+	return f.Extents[0], nil
+}
+
+// readFull reads all of b.
+func readFull(r io.ReaderAt, b []byte, off int64) error {
+	n, err := r.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: read %d bytes at %d: %w", ErrMedium, len(b), off, err)
+}
+
+// masked reads r with other bytes in one place.
+type masked struct {
+	r    io.ReaderAt
+	at   fat.Extent
+	with []byte // at.Length bytes
+}
+
+func (m *masked) ReadAt(p []byte, off int64) (int, error) {
+	n, err := m.r.ReadAt(p, off)
+	if from, to := max(off, m.at.Offset), min(off+int64(n), m.at.Offset+m.at.Length); from < to {
+		copy(p[from-off:to-off], m.with[from-m.at.Offset:])
+	}
+	return n, err
+}
