@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -158,6 +159,43 @@ func walSalt(path string) (uint32, bool) {
 	return binary.BigEndian.Uint32(h[saltOffset:]), true
 }
 
+// keepBefore keeps what the database at path is now as state-before-VERSION.db, beside it: the next step of the schema is one that
+// releases of the version before can't follow. An older one of its kind goes.
+func keepBefore(ctx context.Context, db *sql.DB, path string, version int) error {
+	dir := filepath.Dir(path)
+	kept := filepath.Join(dir, fmt.Sprintf("%s%d.db", beforeName, version+1))
+	tmp := filepath.Join(dir, beforeName+"tmp")
+	os.Remove(tmp)
+	defer os.Remove(tmp)
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	err = conn.Raw(func(src any) error { return backup("file:"+escape(tmp), src.(*sqlite3.SQLiteConn)) })
+	if err := errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	if err := seal(tmp, 0, false); err != nil {
+		return err
+	}
+	if _, err := checkCopy(ctx, tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, kept); err != nil {
+		return err
+	}
+	older, err := fs.Glob(os.DirFS(dir), beforeName+"*.db")
+	if err != nil {
+		return err
+	}
+	for _, name := range older {
+		if name != filepath.Base(kept) {
+			os.Remove(filepath.Join(dir, name))
+		}
+	}
+	return syncDir(dir)
+}
+
 // checkCopy looks at a copy without changing it, and returns the version of its schema.
 func checkCopy(ctx context.Context, path string) (int, error) {
 	if _, err := os.Stat(path); err != nil {
@@ -172,16 +210,14 @@ func checkCopy(ctx context.Context, path string) (int, error) {
 	if err := integrity(ctx, db); err != nil {
 		return 0, err
 	}
-	version, err := schemaVersion(ctx, db)
+	found, err := schemaVersion(ctx, db)
 	switch {
 	case err != nil:
 		return 0, err
-	case version == 0:
+	case found.version == 0:
 		return 0, &damagedError{"empty"}
-	case version > len(migrations):
-		return 0, ErrNewer
 	}
-	return version, nil
+	return found.version, found.usable()
 }
 
 // loadCopy fills a database in memory from the good copy.
@@ -190,7 +226,7 @@ func loadCopy(ctx context.Context, db *sql.DB, good string) error {
 	if err != nil {
 		return err
 	}
-	if version != len(migrations) {
+	if version < len(steps) {
 		return fmt.Errorf("the good copy has schema %d", version)
 	}
 	c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + escape(good) + "?immutable=1&mode=ro")

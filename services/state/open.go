@@ -22,25 +22,27 @@ const (
 	fileName = "state.db"
 	goodName = "state-good.db" // the last good copy
 	keptLog  = "-wal-kept"     // a second name of the log while a start is under way
+	// beforeName, and the schema and ".db": what was kept before a step that releases of the version before can't follow.
+	beforeName = "state-before-"
 )
 
 const maxAside = 8 // damaged databases that are kept although they could be put together again
 
 // openFile opens the database at path, in order: as it is; from the good copy and the log; from the good copy; fresh; and
 // if the disk takes no writes, as it is, alone.
-func openFile(ctx context.Context, path string, log *slog.Logger) (*sql.DB, []api.Notice, error) {
+func openFile(ctx context.Context, path string, trial bool, log *slog.Logger) (*sql.DB, []api.Notice, error) {
 	dir := filepath.Dir(path)
 	keepLog(path, log)
 	var db *sql.DB
 	var notices []api.Notice
 	err := lost(path)
 	if err == nil {
-		db, err = openDB(ctx, fileDSN(path), true)
+		db, err = openDB(ctx, fileDSN(path), how{path, true, trial, log})
 	}
 	if isDamaged(err) {
 		found := err
 		var n api.Notice
-		if db, n, err = repair(ctx, path, log); err == nil {
+		if db, n, err = repair(ctx, path, trial, log); err == nil {
 			log.Error("the state was damaged", "err", found, "outcome", n.Name, "text", n.Text)
 			notices = append(notices, n)
 		}
@@ -62,7 +64,7 @@ func openFile(ctx context.Context, path string, log *slog.Logger) (*sql.DB, []ap
 	if lost(path) != nil {
 		return nil, nil, err
 	}
-	if db, aloneErr := openDB(ctx, fileDSN(path)+"&mode=rw&_locking_mode=EXCLUSIVE", false); aloneErr == nil {
+	if db, aloneErr := openDB(ctx, fileDSN(path)+"&mode=rw&_locking_mode=EXCLUSIVE", how{path, false, trial, log}); aloneErr == nil {
 		log.Error("the state can be read, but probably not be changed", "err", err)
 		os.Remove(path + keptLog)
 		return db, append(notices, api.Notice{
@@ -98,7 +100,7 @@ func keepLog(path string, log *slog.Logger) {
 
 // repair sets the damaged database at path aside and puts another one in its place. Each step can be cut off by the power:
 // the next start goes on from what it finds.
-func repair(ctx context.Context, path string, log *slog.Logger) (*sql.DB, api.Notice, error) {
+func repair(ctx context.Context, path string, trial bool, log *slog.Logger) (*sql.DB, api.Notice, error) {
 	if exists(path + keptLog) { // the log as it was before SQLite closed the database
 		if err := copyFile(path+keptLog, path+"-wal"); err != nil {
 			return nil, api.Notice{}, err
@@ -119,7 +121,7 @@ func repair(ctx context.Context, path string, log *slog.Logger) (*sql.DB, api.No
 			if err := copyFile(good, path); err != nil {
 				return nil, err
 			}
-			return openDB(ctx, fileDSN(path), true)
+			return openDB(ctx, fileDSN(path), how{path, true, trial, log})
 		}
 		n := api.Notice{
 			Name: "state-restored", Weight: "warn",
@@ -173,7 +175,7 @@ func repair(ctx context.Context, path string, log *slog.Logger) (*sql.DB, api.No
 	if err := removeAll(path+"-wal", path+"-shm"); err != nil {
 		return nil, api.Notice{}, err
 	}
-	db, err := openDB(ctx, fileDSN(path), true)
+	db, err := openDB(ctx, fileDSN(path), how{path, true, trial, log})
 	return db, api.Notice{
 		Name: "state-replaced", Weight: "warn",
 		Text: "Croft's own settings were damaged, and so was its safety copy. It started with fresh ones. The damaged files were kept.",
@@ -211,23 +213,30 @@ func fileDSN(path string) string { return "file:" + escape(path) + "?_busy_timeo
 // escape makes a path part of a URI.
 func escape(path string) string { return (&url.URL{Path: path}).EscapedPath() }
 
-// openDB opens, checks and migrates. wal makes the database keep a write-ahead log, once and for all; it touches the
-// log, so it is not for a database that is to be locked first.
-func openDB(ctx context.Context, dsn string, wal bool) (*sql.DB, error) {
+// how a database is opened.
+type how struct {
+	path  string // "" in memory
+	wal   bool   // keeps a write-ahead log, once and for all; touches the log, so not for a database that is to be locked first
+	trial bool   // the release is on trial: the other one must be able to go on with the database
+	log   *slog.Logger
+}
+
+// openDB opens, checks and migrates.
+func openDB(ctx context.Context, dsn string, h how) (*sql.DB, error) {
 	db, err := sql.Open("sqlite3", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", fileName, err)
 	}
 	db.SetMaxOpenConns(1) // pragmas below hold for this connection, which is kept
 	db.SetMaxIdleConns(1)
-	if err := prepare(ctx, db, wal); err != nil {
+	if err := prepare(ctx, db, h); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open %s: %w", fileName, err)
 	}
 	return db, nil
 }
 
-func prepare(ctx context.Context, db *sql.DB, wal bool) error {
+func prepare(ctx context.Context, db *sql.DB, h how) error {
 	pragmas := []string{
 		"synchronous=FULL",     // with the log, measured to lose nothing that was acknowledged when the power is cut
 		"wal_autocheckpoint=0", // makeCopy does it
@@ -237,7 +246,7 @@ func prepare(ctx context.Context, db *sql.DB, wal bool) error {
 		"mmap_size=0",
 		"trusted_schema=OFF",
 	}
-	if wal {
+	if h.wal {
 		pragmas = append([]string{"journal_mode=WAL"}, pragmas...)
 	}
 	for _, p := range pragmas {
@@ -248,7 +257,20 @@ func prepare(ctx context.Context, db *sql.DB, wal bool) error {
 	if err := integrity(ctx, db); err != nil {
 		return err
 	}
-	if err := migrate(ctx, db); err != nil {
+	may := func(from, version int) bool {
+		if h.trial {
+			return false
+		}
+		if h.path == "" || from == 0 { // nothing to keep
+			return true
+		}
+		if err := keepBefore(ctx, db, h.path, version); err != nil {
+			h.log.Error("the schema stays as it is: no copy of the state could be kept", "schema", version, "err", err)
+			return false
+		}
+		return true
+	}
+	if err := migrate(ctx, db, may); err != nil {
 		return err
 	}
 	return checkSchema(ctx, db)

@@ -55,12 +55,25 @@ type DB struct {
 // Open opens the database in dir, creating, migrating or repairing it. On a full disk what is there can still be read.
 // If there can be no database on the disk at all (no directory, a failing disk), the state is kept in memory, from the
 // good copy if that can be read, since a box that can be looked at beats one that can't. With dir "" it is in memory
-// only. All of this is told in notices. The error is ErrNewer, or nothing that this process can go on with.
+// only. All of this is told in notices. The error is ErrNewer (a release wrote the database that this one can't follow), or nothing
+// that this process can go on with.
+//
+// Before a step of the schema that releases of the version before can't follow, what is there is kept as state-before-N.db.
 func Open(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
+	return openFor(ctx, dir, false, log)
+}
+
+// OpenOnTrial is Open for a release that has to prove itself first: the schema is taken only so far that the release in the other
+// slot can go on with the database (package schema). The rest follows at the first Open.
+func OpenOnTrial(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
+	return openFor(ctx, dir, true, log)
+}
+
+func openFor(ctx context.Context, dir string, trial bool, log *slog.Logger) (*DB, error) {
 	d := &DB{log: log, changed: make(chan struct{}, 1), done: make(chan struct{}), copied: -1}
 	if dir != "" {
 		path := filepath.Join(dir, fileName)
-		db, notices, err := openFile(ctx, path, log)
+		db, notices, err := openFile(ctx, path, trial, log)
 		if err == nil {
 			d.db, d.path, d.notices = db, path, notices
 			d.keep()
@@ -71,7 +84,7 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
 		}
 		log.Error("the state can't be kept on the disk, keeping it in memory", "err", err)
 	}
-	db, err := openDB(ctx, "file::memory:", false)
+	db, err := openDB(ctx, "file::memory:", how{log: log})
 	if err != nil {
 		return nil, err
 	}

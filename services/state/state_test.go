@@ -83,7 +83,7 @@ func TestPragmas(t *testing.T) {
 	d := open(t, t.TempDir())
 	for name, want := range map[string]string{
 		"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "busy_timeout": "5000", "wal_autocheckpoint": "0",
-		"cache_size": "-512", "journal_size_limit": "16777216", "user_version": fmt.Sprint(len(migrations)),
+		"cache_size": "-512", "journal_size_limit": "16777216", "user_version": fmt.Sprint(len(steps)),
 	} {
 		var got string
 		if err := d.SQL().QueryRow("PRAGMA " + name).Scan(&got); err != nil || got != want {
@@ -110,7 +110,7 @@ func TestTx(t *testing.T) {
 func TestNewer(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir)
-	_, err := d.SQL().Exec("PRAGMA user_version=1000; UPDATE settings SET value = '1000' WHERE key = 'schema'")
+	_, err := d.SQL().Exec("PRAGMA user_version=1000; UPDATE settings SET value = '1000' WHERE key IN ('schema', 'schema-reads')")
 	if err != nil {
 		t.Fatal(err)
 	}
