@@ -34,6 +34,10 @@ import (
 // was granted.
 const SocketDir = "/run/croft"
 
+// TrialEnv is the environment variable that init sets for services while the release is on trial: what it changes on the data
+// partition, the release in the other slot must be able to use.
+const TrialEnv = "CROFT_TRIAL"
+
 // Exit codes with a meaning for the supervisor: systemd's sysexits(3) for what a restart cannot mend.
 const (
 	ExitConfig = 78 // EX_CONFIG: wrong settings; not restarted
