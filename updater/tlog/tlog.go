@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,6 +143,9 @@ func (p *Policy) Quorum() int { return p.quorum }
 
 // Witnesses is how many may.
 func (p *Policy) Witnesses() int { return len(p.witnesses) }
+
+// WitnessKeys are their verifier keys.
+func (p *Policy) WitnessKeys() []string { return slices.Clone(p.text.Witnesses) }
 
 // Checkpoint is a log's signed statement about its tree.
 type Checkpoint struct {
