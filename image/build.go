@@ -2,8 +2,11 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -15,11 +18,14 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
 	"github.com/croft-os/croft/image/sbom"
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/updater/release"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 // Options say what to build.
@@ -50,28 +56,42 @@ func Build(ctx context.Context, o Options) error {
 		return err
 	}
 	defer os.RemoveAll(b.tmp)
-	for _, step := range []struct {
-		name string
-		run  func(context.Context) error
-		skip bool
-	}{
-		{"build the programs", b.programs, false},
-		{"list the components", b.listParts, false},
-		{"pack the root file system", b.root, false},
-		{"pack the boot volumes", b.volumes, false},
+	return b.run(ctx, "image", append(b.parts(), []step{
+		{"pack the first volume", b.first, false},
 		{"assemble the image", b.assemble, false},
 		{"compress", b.compress, o.ImageOnly},
 		{"write the bill of materials", b.billOfMaterials, o.ImageOnly},
 		{"write the list for Raspberry Pi Imager", b.imagerList, o.ImageOnly || len(o.Board.Imager) == 0},
-	} {
-		if step.skip {
+	}...))
+}
+
+// step is a part of the work that is told about.
+type step struct {
+	name string
+	run  func(context.Context) error
+	skip bool
+}
+
+// parts are the steps that make the two parts of a release.
+func (b *builder) parts() []step {
+	return []step{
+		{"build the programs", b.programs, false},
+		{"list the components", b.listParts, false},
+		{"pack the root file system", b.root, false},
+		{"pack the boot part", b.boot, false},
+	}
+}
+
+func (b *builder) run(ctx context.Context, what string, steps []step) error {
+	for _, s := range steps {
+		if s.skip {
 			continue
 		}
 		start := time.Now()
-		if err := step.run(ctx); err != nil {
-			return fmt.Errorf("image for %s: %s: %w", o.Board.ID, step.name, err)
+		if err := s.run(ctx); err != nil {
+			return fmt.Errorf("%s for %s: %s: %w", what, b.Board.ID, s.name, err)
 		}
-		o.Log.Info(step.name, "board", o.Board.ID, "seconds", time.Since(start).Round(100*time.Millisecond).Seconds())
+		b.Log.Info(s.name, "board", b.Board.ID, "seconds", time.Since(start).Round(100*time.Millisecond).Seconds())
 	}
 	return nil
 }
@@ -81,8 +101,8 @@ var versionFormat = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`)
 
 type builder struct {
 	Options
-	tmp   string         // scratch, removed at the end
-	parts []sbom.Package // what the image holds
+	tmp    string         // scratch, removed at the end
+	listed []sbom.Package // what the image holds
 
 	sum, packedSum string // SHA-256 of the image and of the compressed one, in hex, once that is made
 
@@ -131,6 +151,18 @@ func newBuilder(ctx context.Context, o Options) (*builder, error) {
 		b.Epoch = time.Unix(n, 0)
 	}
 	b.Epoch = b.Epoch.UTC().Truncate(2 * time.Second) // FAT counts in two seconds
+	switch release.Channel(b.Channel) {
+	case release.Stable, release.Beta:
+		if b.Number < 1 {
+			return nil, fmt.Errorf("number %d: the releases of a publisher count from 1", b.Number)
+		}
+	case "":
+		if b.Number != 0 {
+			return nil, fmt.Errorf("a release with number %d needs a channel", b.Number)
+		}
+	default:
+		return nil, fmt.Errorf("there is no channel %q, but %q and %q", b.Channel, release.Stable, release.Beta)
+	}
 	if err := os.MkdirAll(b.Out, 0o755); err != nil {
 		return nil, err
 	}
@@ -172,54 +204,109 @@ func (b *builder) root(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writeRoot(dir, api.Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID}, licences); err != nil {
+	publisher, err := b.publisher()
+	if err != nil {
 		return err
 	}
-	return pack.Squashfs(ctx, dir, filepath.Join(b.tmp, "root.squashfs"), b.Epoch)
+	r := api.Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID, Number: b.Number, Channel: b.Channel}
+	if err := writeRoot(dir, r, licences, publisher); err != nil {
+		return err
+	}
+	return pack.Squashfs(ctx, dir, b.volume(slots.PartRoot), b.Epoch)
 }
 
-// volumes packs the FATs of slot A.
-func (b *builder) volumes(ctx context.Context) error {
-	l, slot := b.Board.Layout, layout.SlotA
-	first, err := b.Board.First(b.moduleDir)
+// first packs the first FAT volume, in which no slot is written yet.
+func (b *builder) first(ctx context.Context) error {
+	files, err := b.Board.First(b.moduleDir)
 	if err != nil {
 		return err
 	}
-	boot, err := b.Board.Boot(b.moduleDir, slot, b.Version, b.Board.Cmdline(slot))
+	p := b.Board.Layout.Partition(b.Board.Layout.First)
+	return b.fat(ctx, pack.FAT{Label: "CROFT", ID: 0xc0f70001, Start: p.Start}, p.Size, files, b.volume("first"))
+}
+
+// boot packs the boot part: the kernel on UEFI machines. On Raspberry Pis it is the boot file system from its first sector to the
+// last one in use. Nothing in that depends on the slot: it counts no sectors before itself, which nobody that reads it asks for.
+func (b *builder) boot(ctx context.Context) error {
+	files, err := b.Board.Boot(b.moduleDir)
 	if err != nil {
 		return err
 	}
-	files := map[int][]board.File{l.First: first}
-	files[l.Boot[slot]] = append(files[l.Boot[slot]], boot...)
-	for number, fs := range files {
-		dir := filepath.Join(b.tmp, fmt.Sprintf("fat%d", number))
-		for _, f := range fs {
-			path := filepath.Join(dir, filepath.FromSlash(f.Path))
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				return err
-			}
-			if err := os.WriteFile(path, f.Data, 0o644); err != nil {
-				return err
-			}
-		}
-		p := l.Partition(number)
-		v := pack.FAT{Label: "CROFT", ID: 0xc0f70000 + uint32(number), Size: p.Size, Cluster: p.Size / (64 << 20) * 512, Start: p.Start}
-		if number != l.First {
-			v.Label = "CROFT-" + strings.ToUpper(string(slot))
-		}
-		if err := pack.WriteFAT(ctx, v, dir, b.volume(number), b.Epoch); err != nil {
+	l, path := b.Board.Layout, b.volume(slots.PartBoot)
+	if l.Table == layout.GPT {
+		return os.WriteFile(path, files[0].Data, 0o644)
+	}
+	v := pack.FAT{Label: "CROFT-BOOT", ID: 0xc0f700b0}
+	if err := b.fat(ctx, v, l.Partition(l.Boot[layout.SlotA]).Size, files, path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	end, err := fat.End(f)
+	if err != nil {
+		return err
+	}
+	return f.Truncate(end)
+}
+
+// fat packs files into a volume of that size.
+func (b *builder) fat(ctx context.Context, v pack.FAT, size int64, files []board.File, path string) error {
+	dir := path + ".tree"
+	for _, f := range files {
+		name := filepath.Join(dir, filepath.FromSlash(f.Path))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
+		if err := os.WriteFile(name, f.Data, 0o644); err != nil {
+			return err
+		}
+		if f.Room > int64(len(f.Data)) {
+			if err := os.Truncate(name, f.Room); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
+	v.Size, v.Cluster = size, size/(64<<20)*512
+	return pack.WriteFAT(ctx, v, dir, path, b.Epoch)
 }
 
-// volume is the path of a partition's file system before it is part of the image.
-func (b *builder) volume(number int) string {
-	return filepath.Join(b.tmp, fmt.Sprintf("fat%d.img", number))
+// volume is the path of what is packed for an image or a payload: "first", "boot" or "root".
+func (b *builder) volume(name string) string { return filepath.Join(b.tmp, name+".part") }
+
+// release describes what was packed, as far as writing it to a slot needs.
+func (b *builder) release() (*release.Release, error) {
+	r := &release.Release{
+		Format: release.Format, Board: b.Board.ID, Version: b.Version, Number: b.Number, Channel: release.Channel(b.Channel),
+		Built: b.Epoch.Unix(), Cmdline: b.Board.Cmdline(b.Version, b.Number),
+	}
+	for name, part := range map[string]*release.Part{slots.PartBoot: &r.Boot, slots.PartRoot: &r.Root} {
+		var err error
+		if part.Size, part.SHA256, err = sum(b.volume(name)); err != nil {
+			return nil, err
+		}
+		if part.Size > release.MaxPart {
+			return nil, fmt.Errorf("the %s part has %d bytes, more than a release may have", name, part.Size)
+		}
+	}
+	return r, nil
 }
 
-func (b *builder) assemble(context.Context) error {
+// sum returns the size of a file and its SHA-256 in hex.
+func sum(path string) (int64, string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return n, hex.EncodeToString(h.Sum(nil)), err
+}
+
+func (b *builder) assemble(ctx context.Context) error {
 	l, slot := b.Board.Layout, layout.SlotA
 	part := b.out(".img.part")
 	f, err := os.Create(part)
@@ -231,16 +318,12 @@ func (b *builder) assemble(context.Context) error {
 	if err := f.Truncate(l.Size); err != nil {
 		return err
 	}
-	contents := map[int]string{
-		l.First:      b.volume(l.First),
-		l.Boot[slot]: b.volume(l.Boot[slot]),
-		l.Root[slot]: filepath.Join(b.tmp, "root.squashfs"),
+	first := l.Partition(l.First)
+	if err := pack.CopySparse(f, first.Start, first.Size, b.volume("first")); err != nil {
+		return fmt.Errorf("%s: %w", first.Name, err)
 	}
-	for number, path := range contents {
-		p := l.Partition(number)
-		if err := pack.CopySparse(f, p.Start, p.Size, path); err != nil {
-			return fmt.Errorf("%s: %w", p.Name, err)
-		}
+	if err := b.install(ctx, f, slot); err != nil {
+		return err
 	}
 	data := l.Partition(l.Data)
 	err = disk.SeedBlocks(func(off int64, block []byte) error {
@@ -257,6 +340,44 @@ func (b *builder) assemble(context.Context) error {
 		return err
 	}
 	return os.Rename(part, b.out(".img"))
+}
+
+// install writes the first release to a slot of the image, by the code that updates a box. To that the other slot runs, and is
+// committed: the one sector that says so is put right afterwards.
+func (b *builder) install(ctx context.Context, f *os.File, slot layout.Slot) error {
+	r, err := b.release()
+	if err != nil {
+		return err
+	}
+	whole, err := slots.NewFile(f, nil)
+	if err != nil {
+		return err
+	}
+	l, running := b.Board.Layout, layout.SlotB
+	part := func(number int) slots.Device {
+		p := l.Partition(number)
+		return slots.Window{D: whole, Start: p.Start, Len: p.Size}
+	}
+	m := slots.Medium{
+		Table: l.Table, Running: running, First: part(l.First), Root: part(l.Root[running]), RootIdle: part(l.Root[slot]),
+		RootID: map[layout.Slot]string{slot: l.PARTUUID(l.Root[slot]), running: l.PARTUUID(l.Root[running])},
+	}
+	if l.Boot[slot] != l.First {
+		m.Boot, m.BootIdle = part(l.Boot[running]), part(l.Boot[slot])
+	}
+	fill := func(part string, dst io.Writer) error {
+		in, err := os.Open(b.volume(part))
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		_, err = io.Copy(dst, in)
+		return err
+	}
+	if err := m.Install(ctx, r, fill, func(slots.Step, int64, int64) {}); err != nil {
+		return fmt.Errorf("write slot %s: %w", slot, err)
+	}
+	return m.Commit(slot)
 }
 
 func (b *builder) compress(ctx context.Context) error {

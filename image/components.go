@@ -79,23 +79,28 @@ func (b *builder) listParts(ctx context.Context) error {
 			return fmt.Errorf("licence of %s: %w", p.Name, err)
 		}
 	}
-	b.parts = ps
+	b.listed = ps
 	return nil
 }
 
-// billOfMaterials writes the SPDX document.
+// billOfMaterials writes the SPDX document of the image.
 func (b *builder) billOfMaterials(context.Context) error {
+	return b.writeBill(b.out(".spdx.json"), b.sum)
+}
+
+// writeBill writes the SPDX document of something with that SHA-256.
+func (b *builder) writeBill(path, sum string) error {
 	licenses := []string{"Apache-2.0"}
-	for _, p := range b.parts {
+	for _, p := range b.listed {
 		licenses = append(licenses, strings.Split(p.License, " AND ")...)
 	}
 	slices.Sort(licenses)
 	doc, err := sbom.Marshal(sbom.Document{
 		Subject: sbom.Package{
 			Name: "croft-" + b.Board.ID, Version: b.Version, License: strings.Join(slices.Compact(licenses), " AND "), Purpose: sbom.System,
-			Supplier: "Organization: Croft", SHA256: b.sum,
+			Supplier: "Organization: Croft", SHA256: sum,
 		},
-		Packages:  b.parts,
+		Packages:  b.listed,
 		Created:   b.Epoch,
 		Namespace: "https://" + repository + "/spdx/",
 		Tool:      "croft-build-" + b.Version,
@@ -103,7 +108,7 @@ func (b *builder) billOfMaterials(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(b.out(".spdx.json"), doc, 0o644)
+	return os.WriteFile(path, doc, 0o644)
 }
 
 // licences is /etc/croft/licences.json.gz: a JSON array of api.Component with texts, Croft's own first. Components of one text
@@ -113,7 +118,7 @@ func (b *builder) licences() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ps := slices.Clone(b.parts)
+	ps := slices.Clone(b.listed)
 	slices.SortFunc(ps, func(x, y sbom.Package) int {
 		return cmp.Or(cmp.Compare(x.License, y.License), cmp.Compare(x.Text, y.Text), cmp.Compare(x.Name, y.Name))
 	})

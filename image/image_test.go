@@ -29,6 +29,8 @@ import (
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/updater/release"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 // budget is the most that a compressed image may have, in bytes.
@@ -142,6 +144,22 @@ func rootTree(t *testing.T, img string, l layout.Layout) string {
 	return dir
 }
 
+// releaseOf is what slot A's root says of itself.
+func releaseOf(t *testing.T, img string, l layout.Layout) api.Release {
+	t.Helper()
+	var rel api.Release
+	if err := json.Unmarshal(read(t, rootTree(t, img, l), "etc/croft/release.json"), &rel); err != nil {
+		t.Fatal(err)
+	}
+	return rel
+}
+
+// cmdlineOf is the command line that slot A of an image has.
+func cmdlineOf(b board.Board, rel api.Release) string {
+	r := release.Release{Cmdline: b.Cmdline(rel.Version, rel.Number)}
+	return r.CmdlineFor(string(layout.SlotA), b.Layout.PARTUUID(b.Layout.Root[layout.SlotA]))
+}
+
 func read(t *testing.T, elem ...string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(elem...))
@@ -232,10 +250,7 @@ func fatClusters(t *testing.T, path string) int64 {
 // TestSectorFiles: what a running box overwrites in place lies within one sector of the medium.
 func TestSectorFiles(t *testing.T) {
 	eachImage(t, func(t *testing.T, b board.Board, img string) {
-		commit, want := "loader/loader.conf", board.LoaderConf(layout.SlotA)
-		if b.Layout.Table == layout.MBR {
-			commit, want = "autoboot.txt", board.Autoboot(layout.SlotA)
-		}
+		commit, want := slots.CommitFile(b.Layout.Table), slots.CommitContent(b.Layout.Table, layout.SlotA)
 		dir := volume(t, img, b.Layout, b.Layout.First)
 		if got := read(t, dir, commit); !bytes.Equal(got, want) {
 			t.Errorf("%s is %q, want %q", commit, got, want)
@@ -282,11 +297,37 @@ func TestUEFI(t *testing.T) {
 		if b.GOARCH == "arm64" {
 			loader, machine = "EFI/BOOT/BOOTAA64.EFI", 0xaa64
 		}
+		rel := releaseOf(t, img, b.Layout)
+		options := cmdlineOf(b, rel)
 		entry := string(read(t, dir, "loader/entries/croft-a.conf"))
-		for _, want := range []string{"title Croft ", "sort-key croft\n", "version ", "linux /vmlinuz-a\n", "options " + b.Cmdline(layout.SlotA) + "\n"} {
+		for _, want := range []string{"title Croft ", "sort-key croft\n", "version " + rel.Version + "\n", "linux /vmlinuz-a\n", "options " + options + "\n"} {
 			if !strings.Contains(entry, want) {
 				t.Errorf("no %q in the loader entry %q", want, entry)
 			}
+		}
+		// Slot B has its room: an entry that is none, and as large a file for its kernel, each in one piece.
+		if blank := read(t, dir, "loader/entries/croft-b.conf"); len(blank) != len(entry) || len(bytes.Trim(blank, "\n")) > 0 {
+			t.Errorf("slot B's loader entry is %q", blank)
+		}
+		f, err := os.Open(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		first := b.Layout.Partition(b.Layout.First)
+		esp := io.NewSectionReader(f, first.Start, first.Size)
+		var sizes []int64
+		for _, slot := range []layout.Slot{layout.SlotA, layout.SlotB} {
+			for _, name := range []string{slots.KernelFile(slot), slots.CmdlineFile(layout.GPT, slot)} {
+				file, err := fat.Find(esp, name)
+				if err != nil || len(file.Extents) != 1 || file.Extents[0].Offset%layout.SectorSize != 0 {
+					t.Errorf("%s is not in one piece: %+v, %v", name, file, err)
+				}
+				sizes = append(sizes, file.Size)
+			}
+		}
+		if sizes[0] != sizes[2] || sizes[1] != sizes[3] {
+			t.Errorf("the slots' files have %d bytes", sizes)
 		}
 		// Both must be PE images for the machine: UEFI 2.10, section 2.1.
 		for _, name := range []string{loader, "vmlinuz-a"} {
@@ -355,8 +396,8 @@ func TestPi(t *testing.T) {
 			}
 		}
 		cmdline := string(read(t, boot, "cmdline.txt"))
-		if want := b.Cmdline(layout.SlotA) + "\n"; cmdline != want {
-			t.Errorf("cmdline.txt is %q, want the one line %q", cmdline, want)
+		if want := cmdlineOf(b, releaseOf(t, img, b.Layout)); strings.TrimRight(cmdline, " ") != want+"\n" || len(cmdline) != 1024 {
+			t.Errorf("cmdline.txt is %q, want the one line %q, and blanks up to a cluster", cmdline, want)
 		}
 
 		zr, err := gzip.NewReader(bytes.NewReader(read(t, boot, "vmlinuz")))

@@ -19,9 +19,9 @@ const (
 )
 
 // writeRoot adds to dir, which holds the two programs, everything else of the root file system: empty folders to mount on, the
-// files in /etc that the Go standard library reads, the release and the licences. There is no shell, no library and, so far, no
+// files in /etc that the Go standard library reads, the release, the licences and whom to follow. There is no shell, no library and, so far, no
 // kernel module: what the boards need is built into their kernels, except the Pi's Wi-Fi.
-func writeRoot(dir string, r api.Release, licences []byte) error {
+func writeRoot(dir string, r api.Release, licences []byte, publisher map[string][]byte) error {
 	for _, d := range []string{"boot", "data", "dev", "mnt", "proc", "run", "sys", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return err
@@ -31,13 +31,17 @@ func writeRoot(dir string, r api.Release, licences []byte) error {
 	if err != nil {
 		return err
 	}
-	for path, content := range map[string]string{
+	files := map[string]string{
 		"etc/croft/release.json":     string(release) + "\n",
 		"etc/croft/licences.json.gz": string(licences),
 		"etc/hosts":                  "127.0.0.1 localhost\n::1 localhost\n",
 		"etc/nsswitch.conf":          "hosts: files dns\n",
 		"etc/ssl/ca-bundle.pem":      roots(),
-	} {
+	}
+	for name, content := range publisher {
+		files["etc/croft/"+name] = string(content)
+	}
+	for path, content := range files {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err

@@ -419,3 +419,22 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 	}
 	return fmt.Errorf("read %d bytes at %d: %w", len(b), off, err)
 }
+
+// End is the offset behind the last cluster of a volume that is in use: what lies there and beyond belongs to no file.
+func End(r io.ReaderAt) (int64, error) {
+	v, err := open(r)
+	if err != nil {
+		return 0, fmt.Errorf("end of the volume: %w", err)
+	}
+	end := v.data
+	for n := uint32(2); n <= v.last; n++ {
+		next, _, err := v.next(n)
+		if err != nil {
+			return 0, fmt.Errorf("end of the volume: %w", err)
+		}
+		if next != 0 {
+			end = v.data + int64(n-1)*v.cluster
+		}
+	}
+	return end, nil
+}

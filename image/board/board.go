@@ -24,6 +24,7 @@ type Modules func(path string) (dir string, err error)
 type File struct {
 	Path string // slash separated, from the volume's root
 	Data []byte
+	Room int64 // bytes that the file has, zeros behind Data; 0 means as many as Data
 }
 
 // Board is one family of boards.
@@ -37,10 +38,12 @@ type Board struct {
 
 	// Args are the kernel arguments of this family, beside the common ones.
 	Args []string
-	// First lists what the first FAT volume holds for both slots.
+	// First lists what the first FAT volume holds before any slot is written: what both slots need, and on UEFI machines the
+	// files that slots are written into. It says that slot B starts, which whoever writes slot A puts right.
 	First func(mods Modules) ([]File, error)
-	// Boot lists what a slot's boot volume holds; on some layouts it is the first one.
-	Boot func(mods Modules, slot layout.Slot, version, cmdline string) ([]File, error)
+	// Boot lists what the boot part of a release is made of: on UEFI machines the kernel, on Raspberry Pis the files of a slot's
+	// boot file system. It is the same for either slot.
+	Boot func(mods Modules) ([]File, error)
 	// Components are the parts of an image that are not Go code.
 	Components []Component
 	// Imager are the tags by which Raspberry Pi Imager knows the boards of this family, none for others.
@@ -66,20 +69,13 @@ var commonArgs = []string{
 	"consoleblank=0", "loglevel=4",
 }
 
-// Cmdline is the kernel command line of a slot.
-func (b Board) Cmdline(slot layout.Slot) string {
-	args := []string{"root=PARTUUID=" + b.Layout.PARTUUID(b.Layout.Root[slot])}
-	args = append(args, commonArgs...)
-	args = append(args, "croft.board="+b.ID, "croft.slot="+string(slot))
-	return strings.Join(append(args, b.Args...), " ")
-}
-
-// CmdlineFile is where a slot's boot volume keeps the kernel command line.
-func CmdlineFile(t layout.Table, slot layout.Slot) string {
-	if t == layout.MBR {
-		return "cmdline.txt"
-	}
-	return fmt.Sprintf("loader/entries/croft-%s.conf", slot)
+// Cmdline is the kernel command line of a release, with "{root}" and "{slot}" for what each slot puts there
+// (docs/release-format.md). The last two arguments are for whoever looks at a slot later, and not for the kernel.
+func (b Board) Cmdline(version string, number int64) string {
+	args := append([]string{"root=PARTUUID={root}"}, commonArgs...)
+	args = append(args, "croft.board="+b.ID, "croft.slot={slot}")
+	args = append(args, b.Args...)
+	return strings.Join(append(args, "croft.version="+version, fmt.Sprintf("croft.number=%d", number)), " ")
 }
 
 // families is filled by each family's file, so that adding one touches one file.

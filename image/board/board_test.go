@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/updater/release"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 func modules(t *testing.T) Modules {
@@ -30,18 +32,20 @@ func TestCmdline(t *testing.T) {
 	}{
 		{"pc", "a", "root=PARTUUID=c0f7c0f7-d15c-4000-8000-000000000002 "},
 		{"pc", "b", "root=PARTUUID=c0f7c0f7-d15c-4000-8000-000000000003 "},
-		{"vm-arm64", "a", " console=ttyAMA0,115200"},
+		{"vm-arm64", "a", " console=ttyAMA0,115200 "},
 		{"pi", "a", "root=PARTUUID=c0f7c0f7-05 "},
 		{"pi", "b", "root=PARTUUID=c0f7c0f7-06 "},
 		{"pi", "b", " croft.slot=b "},
 		{"pi", "a", " lsm=landlock cgroup_enable=memory "},
 		{"pc", "a", " gpt "},
+		{"pc", "a", " croft.version=v1.2 croft.number=17"},
 	} {
 		b, err := Find(tc.board)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := b.Cmdline(tc.slot)
+		r := release.Release{Cmdline: b.Cmdline("v1.2", 17)}
+		got := r.CmdlineFor(string(tc.slot), b.Layout.PARTUUID(b.Layout.Root[tc.slot]))
 		if !strings.Contains(got, tc.want) {
 			t.Errorf("%s slot %s: no %q in %q", tc.board, tc.slot, tc.want, got)
 		}
@@ -56,8 +60,13 @@ func TestCmdline(t *testing.T) {
 				t.Errorf("%s: no %q in %q", tc.board, want, got)
 			}
 		}
-		if strings.ContainsAny(got, "\n\"") {
+		if strings.ContainsAny(got, "\n\"{}") {
 			t.Errorf("%s: %q is not one plain line", tc.board, got)
+		}
+		// The longest version there may be has to fit, too.
+		long := b.Cmdline(strings.Repeat("v", 64), 1<<62)
+		if b.Layout.Table == layout.MBR && len(long) > piCluster-256 {
+			t.Errorf("%s: %d bytes leave no room in a cluster", tc.board, len(long))
 		}
 	}
 }
@@ -65,22 +74,6 @@ func TestCmdline(t *testing.T) {
 func TestFindUnknown(t *testing.T) {
 	if _, err := Find("toaster"); err == nil || !strings.Contains(err.Error(), "pc") {
 		t.Errorf("got %v, want an error that names the boards", err)
-	}
-}
-
-// TestCommitSectors: committing to a slot overwrites a file in place, so both contents must be as long and within a sector.
-func TestCommitSectors(t *testing.T) {
-	for name, f := range map[string]func(layout.Slot) []byte{"loader.conf": LoaderConf, "autoboot.txt": Autoboot} {
-		a, b := f(layout.SlotA), f(layout.SlotB)
-		if len(a) != len(b) || len(a) > SectorFile || bytes.Equal(a, b) {
-			t.Errorf("%s: %q and %q", name, a, b)
-		}
-	}
-	if got, want := string(Autoboot("a")), "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n"; got != want {
-		t.Errorf("autoboot.txt is %q, want %q", got, want)
-	}
-	if got, want := string(LoaderConf("b")), "timeout 0\neditor no\ndefault croft-b.conf\n"; got != want {
-		t.Errorf("loader.conf is %q, want %q", got, want)
 	}
 }
 
@@ -95,17 +88,17 @@ func TestFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			boot, err := b.Boot(mods, layout.SlotA, "v1", b.Cmdline(layout.SlotA))
+			boot, err := b.Boot(mods)
 			if err != nil {
 				t.Fatal(err)
 			}
 			seen := map[string]bool{}
-			for _, f := range append(first, boot...) {
+			for _, f := range first {
 				if seen[strings.ToLower(f.Path)] {
 					t.Errorf("%s is there twice", f.Path)
 				}
 				seen[strings.ToLower(f.Path)] = true
-				if len(f.Data) == 0 {
+				if len(f.Data) == 0 && f.Room == 0 {
 					t.Errorf("%s is empty", f.Path)
 				}
 				if f.Path == "croft.txt" && len(f.Data) != SectorFile {
@@ -115,23 +108,34 @@ func TestFiles(t *testing.T) {
 					t.Errorf("%s has %d bytes: %q", SettingsFile, len(f.Data), f.Data)
 				}
 			}
-			for _, name := range []string{"croft.txt", SettingsFile} {
+			for _, name := range []string{"croft.txt", SettingsFile, slots.CommitFile(b.Layout.Table)} {
 				if !seen[name] {
 					t.Errorf("no %s", name)
 				}
 			}
-			if b.Layout.Boot[layout.SlotA] != b.Layout.Boot[layout.SlotB] {
-				return
+			if len(boot) != 1 {
+				t.Fatalf("%d files in the boot part", len(boot))
 			}
-			// Both slots share a volume: their files must not collide.
-			other, err := b.Boot(mods, layout.SlotB, "v1", b.Cmdline(layout.SlotB))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range other {
-				if seen[strings.ToLower(f.Path)] {
-					t.Errorf("slot B would overwrite %s", f.Path)
+			// A kernel grows: a quarter more has to fit into the room that a box has for ever.
+			room, used := int64(0), int64(0)
+			for _, f := range first {
+				used += max(int64(len(f.Data)), f.Room)
+				for _, slot := range []layout.Slot{layout.SlotA, layout.SlotB} {
+					switch f.Path {
+					case slots.KernelFile(slot):
+						room += f.Room
+					case slots.CmdlineFile(b.Layout.Table, slot):
+						if len(f.Data) != slots.EntrySize || len(bytes.Trim(f.Data, "\n")) > 0 {
+							t.Errorf("%s has %d bytes", f.Path, len(f.Data))
+						}
+					}
 				}
+			}
+			if size := int64(len(boot[0].Data)); room/2 < size*5/4 {
+				t.Errorf("a kernel of %d bytes, and room for %d", size, room/2)
+			}
+			if size := b.Layout.Partition(b.Layout.First).Size; used > size*3/4 {
+				t.Errorf("%d of %d bytes are used", used, size)
 			}
 		})
 	}

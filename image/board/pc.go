@@ -15,7 +15,7 @@ func pc() Board {
 		Layout:     layout.UEFI(),
 		Kernel:     kernel,
 		Args:       []string{"gpt", "console=tty0", "console=ttyS0,115200"},
-		First:      uefiFirst("x64", "BOOTX64.EFI"),
+		First:      uefiFirst("x64", "BOOTX64.EFI", 32<<20),
 		Boot:       uefiBoot(kernel),
 		Components: []Component{linux(kernel), systemdBootComponent()},
 	}

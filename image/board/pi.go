@@ -3,13 +3,13 @@ package board
 import (
 	"bytes"
 	"compress/gzip"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 func init() { families = append(families, pi) }
@@ -47,23 +47,15 @@ func pi() Board {
 	}
 }
 
-// Autoboot is the content of autoboot.txt that starts a slot, and the other one once when the reboot asks for a trial
-// ("tryboot"). It is one sector and as long for either slot, so that committing to a slot is one write in place.
-func Autoboot(slot layout.Slot) []byte {
-	boot := layout.Pi().Boot
-	other := layout.SlotB
-	if slot == layout.SlotB {
-		other = layout.SlotA
-	}
-	return fmt.Appendf(nil, "[all]\ntryboot_a_b=1\nboot_partition=%d\n[tryboot]\nboot_partition=%d\n", boot[slot], boot[other])
-}
-
+// piFirst is the selector. The bootcode.bin of the Pi 3 and the Zero 2 W goes on to autoboot.txt only where there is a config.txt
+// too (docs/boards.md); nothing in it is meant for anybody.
 func piFirst(mods Modules) ([]File, error) {
 	boot, err := fromModule(mods, piFirmware, "bootcode.bin", "bootcode.bin")
 	if err != nil {
 		return nil, err
 	}
-	return append(forOwners(), File{Path: "autoboot.txt", Data: Autoboot(layout.SlotA)}, boot), nil
+	return append(forOwners(), File{Path: slots.CommitFile(layout.MBR), Data: slots.Autoboot(layout.SlotB)},
+		File{Path: "config.txt", Data: []byte("# autoboot.txt says where to go on.\n")}, boot), nil
 }
 
 // piConfig: gpu_mem=16 picks the firmware's small variant (start_cd.elf), which leaves a Zero 2 W 48 MB more. The kernel is
@@ -86,9 +78,12 @@ var piFirmwareFiles = []string{
 	"LICENSE.broadcom",
 }
 
-// piBoot lists a slot's boot partition: firmware, kernel, the device trees of all models (bcm2710 is the 3 and the Zero 2 W,
+// piCluster is the size in bytes of a cluster of the boot file system, and of the command line's file in it.
+const piCluster = 1024
+
+// piBoot lists a slot's boot file system: firmware, kernel, the device trees of all models (bcm2710 is the 3 and the Zero 2 W,
 // bcm2711 the 4, bcm2712 the 5) and all overlays, which add-on boards name in their own EEPROM.
-func piBoot(mods Modules, slot layout.Slot, _, cmdline string) ([]File, error) {
+func piBoot(mods Modules) ([]File, error) {
 	k, err := fromModule(mods, piKernel, "vmlinuz", "vmlinuz")
 	if err != nil {
 		return nil, err
@@ -98,7 +93,7 @@ func piBoot(mods Modules, slot layout.Slot, _, cmdline string) ([]File, error) {
 	}
 	files := []File{
 		{Path: "config.txt", Data: []byte(piConfig)},
-		{Path: CmdlineFile(layout.MBR, slot), Data: []byte(cmdline + "\n")},
+		{Path: slots.CmdlineFile(layout.MBR, ""), Data: slots.BlankCmdline(piCluster)},
 		k,
 	}
 	for _, name := range piFirmwareFiles {

@@ -4,42 +4,38 @@ import (
 	"fmt"
 
 	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 const (
 	monogok     = "github.com/bradfitz/monogok" // its module carries systemd-boot
-	loaderConf  = "loader/loader.conf"
 	systemdBoot = "internal/systemdboot/systemd-boot%s.efi"
 )
 
-// LoaderConf is the content of loader.conf that starts a slot. It is one sector and as long for either slot, so that
-// committing to a slot is one write in place.
-func LoaderConf(slot layout.Slot) []byte {
-	return fmt.Appendf(nil, "timeout 0\neditor no\ndefault croft-%s.conf\n", slot)
-}
-
-// uefiFirst lists what the EFI system partition holds for both slots. arch is systemd-boot's name of the
-// architecture, "x64" or "aa64". There is no loader/random-seed and no boot counter, so the firmware never writes.
-func uefiFirst(arch, efiName string) func(Modules) ([]File, error) {
+// uefiFirst lists what the EFI system partition holds for both slots: systemd-boot, and for each slot a kernel's file of room
+// bytes and a blank loader entry, which slots are written into in place. arch is systemd-boot's name of the architecture, "x64"
+// or "aa64". There is no loader/random-seed and no boot counter, so the firmware never writes.
+func uefiFirst(arch, efiName string, room int64) func(Modules) ([]File, error) {
 	return func(mods Modules) ([]File, error) {
 		boot, err := fromModule(mods, monogok, fmt.Sprintf(systemdBoot, arch), "EFI/BOOT/"+efiName)
 		if err != nil {
 			return nil, err
 		}
-		return append(forOwners(), File{Path: loaderConf, Data: LoaderConf(layout.SlotA)}, boot), nil
+		files := append(forOwners(), File{Path: slots.CommitFile(layout.GPT), Data: slots.LoaderConf(layout.SlotB)}, boot)
+		for _, slot := range []layout.Slot{layout.SlotA, layout.SlotB} {
+			files = append(files,
+				File{Path: slots.CmdlineFile(layout.GPT, slot), Data: slots.BlankEntry()},
+				File{Path: slots.KernelFile(slot), Room: room})
+		}
+		return files, nil
 	}
 }
 
-// uefiBoot lists a slot's files on the EFI system partition.
-func uefiBoot(kernel string) func(Modules, layout.Slot, string, string) ([]File, error) {
-	return func(mods Modules, slot layout.Slot, version, cmdline string) ([]File, error) {
-		k, err := fromModule(mods, kernel, "vmlinuz", "vmlinuz-"+string(slot))
-		if err != nil {
-			return nil, err
-		}
-		entry := fmt.Sprintf("title Croft %s (%s)\nsort-key croft\nversion %s\nlinux /%s\noptions %s\n",
-			version, slot, version, k.Path, cmdline)
-		return []File{k, {Path: CmdlineFile(layout.GPT, slot), Data: []byte(entry)}}, nil
+// uefiBoot is the kernel.
+func uefiBoot(kernel string) func(Modules) ([]File, error) {
+	return func(mods Modules) ([]File, error) {
+		k, err := fromModule(mods, kernel, "vmlinuz", "vmlinuz")
+		return []File{k}, err
 	}
 }
 

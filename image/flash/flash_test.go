@@ -23,6 +23,7 @@ import (
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/image/pack"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 // tool runs a foreign program that judges what we wrote.
@@ -89,7 +90,7 @@ var images = sync.OnceValues(func() (string, error) {
 			name, content string
 		}{
 			{l.First, board.SettingsFile, `{"format":"croft-settings/1"}` + blanks},
-			{l.Boot[layout.SlotA], board.CmdlineFile(l.Table, layout.SlotA), "options root=PARTUUID=" + l.PARTUUID(l.Root[layout.SlotA]) + " ro\n"},
+			{l.Boot[layout.SlotA], slots.CmdlineFile(l.Table, layout.SlotA), "options root=PARTUUID=" + l.PARTUUID(l.Root[layout.SlotA]) + " ro\n"},
 		} {
 			// On a GPT both are on one volume.
 			name := filepath.Join(dir, fmt.Sprint("tree-", l.Table, file.number), file.name)
@@ -194,7 +195,7 @@ func same(t *testing.T, img *Image, path string) {
 	if content := file(l.First, board.SettingsFile); strings.TrimRight(content, " ") != settingsWant {
 		t.Errorf("%s: %q", board.SettingsFile, content)
 	}
-	cmdline := file(l.Boot[layout.SlotA], board.CmdlineFile(l.Table, layout.SlotA))
+	cmdline := file(l.Boot[layout.SlotA], slots.CmdlineFile(l.Table, layout.SlotA))
 	b := make([]byte, chunkSize)
 	err = img.chunks(t.Context(), func(off int64, want []byte) error {
 		if _, err := got.ReadAt(b[:len(want)], off); err != nil {

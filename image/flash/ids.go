@@ -10,7 +10,7 @@ import (
 
 	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
-	"github.com/croft-os/croft/image/board"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 // Images of one release carry the same ids, and the kernel finds its root by one of them: with two such drives in a machine,
@@ -46,7 +46,7 @@ func (w *writer) personalise() error {
 		now = id
 	}
 	boot := l.Partition(l.Boot[layout.SlotA])
-	volume, name := window{w, boot.Start, boot.Size}, board.CmdlineFile(l.Table, layout.SlotA)
+	volume, name := window{w, boot.Start, boot.Size}, slots.CmdlineFile(l.Table, layout.SlotA)
 	f, err := fat.Find(volume, name)
 	if err != nil {
 		return err
