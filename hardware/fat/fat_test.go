@@ -179,6 +179,67 @@ func TestOverwrite(t *testing.T) {
 	}
 }
 
+// TestEnd: a volume that is cut behind its last cluster in use, and filled up with anything, has all its files and is whole.
+func TestEnd(t *testing.T) {
+	for name, args := range kinds {
+		t.Run(name, func(t *testing.T) {
+			img, want := sample(t, args)
+			b, err := os.ReadFile(img)
+			if err != nil {
+				t.Fatal(err)
+			}
+			end, err := End(bytes.NewReader(b))
+			if err != nil || end <= 0 || end > int64(len(b)) {
+				t.Fatalf("end at %d of %d, %v", end, len(b), err)
+			}
+			last := int64(0)
+			for name := range want {
+				f, err := Find(bytes.NewReader(b), name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range f.Extents {
+					last = max(last, e.Offset+e.Length)
+				}
+			}
+			if last > end {
+				t.Errorf("end at %d, and a file reaches to %d", end, last)
+			}
+			copy(b[end:], bytes.Repeat([]byte{0xa5}, len(b)-int(end)))
+			if err := os.WriteFile(img, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tool(t, "", "dosfsck", "-n", img)
+			for name, content := range want {
+				if got, err := ReadFile(bytes.NewReader(b), name, maxFile); err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%s: %d bytes, %v", name, len(got), err)
+				}
+			}
+		})
+	}
+	// With one file in a fresh volume, the end is known to the byte.
+	dir := t.TempDir()
+	tool(t, dir, "mkfs.fat", kinds["FAT32"]...)
+	if err := os.WriteFile(filepath.Join(dir, "x"), make([]byte, 3*512+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, dir, "mcopy", "-i", "VOLUME", "x", "::/x")
+	b, err := os.ReadFile(filepath.Join(dir, "VOLUME"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Find(bytes.NewReader(b), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := End(bytes.NewReader(b)); err != nil || end != f.Extents[0].Offset+4*512 {
+		t.Errorf("end at %d, want %d: %v", end, f.Extents[0].Offset+4*512, err)
+	}
+	if _, err := End(bytes.NewReader(make([]byte, 4096))); !errors.Is(err, ErrNotFAT) {
+		t.Errorf("zeros: %v", err)
+	}
+}
+
 // TestFewClusters: Linux takes such a volume for FAT32 too; mtools don't, so that it stays without files here.
 func TestFewClusters(t *testing.T) {
 	dir := t.TempDir()

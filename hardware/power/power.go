@@ -1,4 +1,5 @@
-// Package power restarts the box, switches it off, and hears its power button.
+// Package power restarts the box, into the other slot once where the firmware is asked by way of it, switches it off, and hears its
+// power button.
 //
 // Sources: reboot(2), linux/input.h. A restart is always a real one of the whole machine, never kexec, so that
 // firmware and boot loader take part.
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +33,34 @@ func Off() error {
 func Restart() error {
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		return fmt.Errorf("restart: %w", err)
+	}
+	return nil
+}
+
+// tryArgument is what a Raspberry Pi's firmware takes for "start once from the other partition" (its documentation, "fail-safe OS
+// updates"): partition 0, which stands for the one that autoboot.txt names, and the flag.
+const tryArgument = "0 tryboot"
+
+// RestartTry restarts a Raspberry Pi so that its firmware tries the partition that autoboot.txt names for trials, once.
+func RestartTry() error {
+	return restartWith(tryArgument, func(arg *byte) error {
+		_, _, errno := unix.Syscall6(unix.SYS_REBOOT, unix.LINUX_REBOOT_MAGIC1, unix.LINUX_REBOOT_MAGIC2,
+			unix.LINUX_REBOOT_CMD_RESTART2, uintptr(unsafe.Pointer(arg)), 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+}
+
+// restartWith calls reboot with a string that ends with NUL, as LINUX_REBOOT_CMD_RESTART2 wants it.
+func restartWith(arg string, reboot func(*byte) error) error {
+	p, err := unix.BytePtrFromString(arg)
+	if err == nil {
+		err = reboot(p)
+	}
+	if err != nil {
+		return fmt.Errorf("restart with %q: %w", arg, err)
 	}
 	return nil
 }

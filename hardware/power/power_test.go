@@ -2,9 +2,12 @@ package power
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestHasKey(t *testing.T) {
@@ -56,5 +59,20 @@ func TestWatch(t *testing.T) {
 	watch(r, func() { n++ })
 	if n != 2 {
 		t.Errorf("%d presses, want 2", n)
+	}
+}
+
+// TestRestartTry looks at what the kernel would be given; it can't be given it here.
+func TestRestartTry(t *testing.T) {
+	var got string
+	err := restartWith(tryArgument, func(arg *byte) error {
+		got = unix.BytePtrToString(arg)
+		return unix.EPERM
+	})
+	if got != "0 tryboot" || !errors.Is(err, unix.EPERM) {
+		t.Errorf("argument %q, error %v", got, err)
+	}
+	if err := restartWith("a\x00b", func(*byte) error { return nil }); err == nil {
+		t.Error("an argument with NUL was taken")
 	}
 }
