@@ -25,9 +25,11 @@ import (
 	"github.com/croft-os/croft/hardware/board"
 	"github.com/croft-os/croft/hardware/clock"
 	"github.com/croft-os/croft/hardware/disk"
+	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/hardware/power"
 	"github.com/croft-os/croft/hardware/watchdog"
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/services/supervisor"
 	"github.com/croft-os/croft/services/supervisor/journal"
 	"golang.org/x/sys/unix"
@@ -35,9 +37,11 @@ import (
 
 // Config is what the box's main wires together.
 type Config struct {
-	Services []supervisor.Service
-	Launcher []string // argv of the supervisor's second stage
-	CoreUID  uint32   // the only user beside root that the control socket serves
+	Services   []supervisor.Service
+	Launcher   []string // argv of the supervisor's second stage
+	CoreUID    uint32   // may do everything on the control socket
+	UpdaterUID uint32   // may see and try slots there, and gets the idle one to write
+	FetcherUID uint32   // may read sticks
 }
 
 // Paths on the box.
@@ -60,7 +64,7 @@ type Box struct {
 	release api.Release
 	cmdline map[string]string
 	dog     *watchdog.Watchdog
-	end     chan string // "reboot" or "poweroff"
+	end     chan string // "reboot", "poweroff" or actionTrial
 	dir     string      // where the data partition is mounted
 
 	consoles    func() []string        // device nodes
@@ -68,6 +72,10 @@ type Box struct {
 	setHostname func([]byte) error
 	uptime      func() time.Duration // sinceBoot
 	runCheck    func(context.Context) error
+	committed   func() (layout.Slot, error) // that the firmware starts by itself, read from the medium
+	newOneShot  func(layout.Table) oneShot
+	once        oneShot
+	forceAt     func(time.Duration) // restarts the machine then, whatever else happens
 
 	twins   disk.Twins // of findGaps only
 	ownGaps slow[[]api.Gap]
@@ -79,10 +87,13 @@ type Box struct {
 	sup     *supervisor.Supervisor
 	rescue  *api.Rescue // nil in normal mode
 	ident   identity
-	ending  bool   // a restart or the end was asked for
+	ending  bool // a restart or the end was asked for
+	medium  *medium
+	trial   trial
 	cancel  func() // of the action that may be
 	recover recovery
 
+	trialMu sync.Mutex // held while the record of a trial is written
 	marking sync.Mutex // held while the marker file is changed
 	telling sync.Mutex // held while the claim file is, so that what is written last is what is true
 }
@@ -90,11 +101,11 @@ type Box struct {
 func newBox(cfg Config) *Box {
 	b := &Box{
 		cfg: cfg, end: make(chan string, 1), dir: dataDir, consoles: consoles, firstFAT: firstFAT,
-		setHostname: unix.Sethostname, uptime: sinceBoot,
+		setHostname: unix.Sethostname, uptime: sinceBoot, newOneShot: newOneShot, once: piOneShot{}, forceAt: forceRestart,
 		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
 		pss:     slow[int64]{every: 10 * time.Second},
 	}
-	b.runCheck = b.check
+	b.runCheck, b.committed = b.check, b.readCommitted
 	return b
 }
 
@@ -115,13 +126,19 @@ func Main(cfg Config) error {
 	defer stopWatching()
 	go b.watchHealth(watchCtx)
 	go b.console(ctx)
+	b.phase("slots", "Slots", b.findSlots)
 	b.phase("data", "Data partition", b.openData)
+	b.phase("trial", "Last update", b.recordTrial)
+	if b.over() { // on trial, and nothing can be proved
+		return b.takeDown(<-b.end)
+	}
 	b.phase(settingsPhase, "Settings on the card", b.takeSettings)
 	b.phase("recovery", "Lost password", b.findRecovery)
 	b.phase("clock", "Clock", b.setClock)
 	b.phase("name", "Name and loopback", b.setName)
 	b.phase("code", "Claim code", b.showCode)
 	b.phase("control", "Control socket", func() (string, error) { return "", b.listenControl(ctx) })
+	b.phase("devices", "Devices for updates", func() (string, error) { return "", b.listenDevices(ctx) })
 	b.phase("power", "Power button", func() (string, error) {
 		if n := power.Button(ctx, "/sys", b.log, func() { b.finish("poweroff") }); n == 0 {
 			return "none found", nil
@@ -133,11 +150,17 @@ func Main(cfg Config) error {
 	supCtx, stopServices := context.WithCancel(ctx)
 	b.phase("services", "Services", func() (string, error) { return "", b.startServices(supCtx, stopped) })
 
+	if b.supervisor() != nil {
+		if err := b.trialCame(cameServices); err != nil {
+			b.log.Warn("how far the trial came could not be written", "err", err)
+		}
+	}
 	action := <-b.end
+	b.interruptTrial()
 	b.say("Stopping: " + action)
 	stopWatching()
 	stopServices()
-	if b.sup != nil {
+	if b.supervisor() != nil {
 		select {
 		case <-stopped:
 		case <-time.After(stopTimeout):
@@ -147,7 +170,17 @@ func Main(cfg Config) error {
 	return b.takeDown(action)
 }
 
-// finish asks for the end of the box: "reboot" or "poweroff". Only the first one counts.
+// actionTrial is the end of the box by which the other slot is started once.
+const actionTrial = "start the other slot once"
+
+// over tells whether the end of the box was asked for.
+func (b *Box) over() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ending
+}
+
+// finish asks for the end of the box: "reboot", "poweroff" or actionTrial. Only the first one counts.
 func (b *Box) finish(action string) {
 	b.mu.Lock()
 	b.ending = true
@@ -238,6 +271,9 @@ func (b *Box) startServices(ctx context.Context, stopped chan<- error) error {
 	// Every service may know which box and which release it runs on.
 	b.mu.Lock()
 	env := []string{"CROFT_ID=" + b.ident.ID, "CROFT_VERSION=" + b.release.Version}
+	if b.trial.on {
+		env = append(env, daemon.TrialEnv+"=1")
+	}
 	b.mu.Unlock()
 	services := slices.Clone(b.cfg.Services)
 	for i := range services {
@@ -290,6 +326,7 @@ func (b *Box) System() api.System {
 	}
 	b.mu.Lock()
 	s.ID, s.Name, s.TimeZone, s.Phases = b.ident.ID, b.ident.name(), b.ident.TimeZone, slices.Clone(b.phases)
+	s.Trial = b.trial.on
 	if b.rescue != nil {
 		r := *b.rescue
 		s.Mode, s.Rescue = api.ModeRescue, &r

@@ -188,6 +188,10 @@ func render(s api.System, code string, rec api.Recovery, addrs []net.IP) string 
 		say("Nothing is erased unless you ask for it. Open the page to see what you can do.")
 		fmt.Fprintln(&w)
 	}
+	if s.Trial {
+		say("This release is on trial. If it does not prove itself within a few minutes, the box goes back to the one before.")
+		fmt.Fprintln(&w)
+	}
 	beside(&w, picture(code, addrs), words(s, code, rec, addrs))
 	fmt.Fprintln(&w)
 	for _, p := range s.Phases {

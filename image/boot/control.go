@@ -13,7 +13,7 @@ import (
 	"github.com/croft-os/croft/services/daemon"
 )
 
-// listenControl answers on the control socket, which only core is granted.
+// listenControl answers on the control socket: core may do everything, the updater what is about slots.
 func (b *Box) listenControl(ctx context.Context) error {
 	path := runDir + "/init.sock"
 	os.Remove(path)
@@ -25,11 +25,24 @@ func (b *Box) listenControl(ctx context.Context) error {
 		return err
 	}
 	go func() {
-		if err := daemon.Serve(ctx, daemon.AllowPeers(l, b.log, b.cfg.CoreUID), b.control(ctx)); err != nil {
+		if err := daemon.Serve(ctx, daemon.AllowPeers(l, b.log, b.cfg.CoreUID, b.cfg.UpdaterUID), b.restricted(ctx)); err != nil {
 			b.log.Error("control socket", "err", err)
 		}
 	}()
 	return nil
+}
+
+// forUpdater are the requests that the updater may make.
+var forUpdater = []string{"GET /v1/system", "GET /v1/slots", "POST /v1/trial", "POST /v1/trial/kept", "DELETE /v1/trial"}
+
+// restricted is control for those who may.
+func (b *Box) restricted(ctx context.Context) http.Handler {
+	all, mux := b.control(ctx), http.NewServeMux()
+	for _, pattern := range forUpdater {
+		mux.HandleFunc(pattern, daemon.OnlyPeers(all.ServeHTTP, b.cfg.CoreUID, b.cfg.UpdaterUID))
+	}
+	mux.HandleFunc("/", daemon.OnlyPeers(all.ServeHTTP, b.cfg.CoreUID))
+	return mux
 }
 
 func (b *Box) control(ctx context.Context) http.Handler {
@@ -39,6 +52,29 @@ func (b *Box) control(ctx context.Context) http.Handler {
 	})
 	mux.HandleFunc("GET /v1/vitals", func(w http.ResponseWriter, r *http.Request) {
 		daemon.WriteJSON(w, http.StatusOK, b.readVitals(false))
+	})
+	mux.HandleFunc("GET /v1/slots", func(w http.ResponseWriter, r *http.Request) {
+		s, err := b.Slots()
+		if err != nil {
+			daemon.WriteJSON(w, http.StatusServiceUnavailable, api.Problem{Title: err.Error(), Status: http.StatusServiceUnavailable})
+			return
+		}
+		daemon.WriteJSON(w, http.StatusOK, s)
+	})
+	mux.HandleFunc("POST /v1/trial", func(w http.ResponseWriter, r *http.Request) {
+		var req api.TrialRequest
+		if decode(w, r, &req) {
+			answer(w, b.startTrial(req.Slot))
+		}
+	})
+	mux.HandleFunc("POST /v1/trial/kept", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, b.keptTrial())
+	})
+	mux.HandleFunc("DELETE /v1/trial", func(w http.ResponseWriter, r *http.Request) {
+		var why api.TrialEnd
+		if decode(w, r, &why) {
+			answer(w, b.endTrial(why))
+		}
 	})
 	mux.HandleFunc("PUT /v1/name", func(w http.ResponseWriter, r *http.Request) {
 		var req api.NameRequest
@@ -111,7 +147,7 @@ func answer(w http.ResponseWriter, err error) {
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)
-	case errors.Is(err, errBusy):
+	case errors.Is(err, errBusy), errors.Is(err, errNoTrial), errors.Is(err, errOnTrial), errors.Is(err, errNotKept):
 		daemon.WriteJSON(w, http.StatusConflict, api.Problem{Title: err.Error(), Status: http.StatusConflict})
 	default:
 		daemon.WriteJSON(w, http.StatusBadRequest, api.Problem{Title: err.Error(), Status: http.StatusBadRequest})

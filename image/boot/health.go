@@ -64,7 +64,7 @@ func (b *Box) watchHealth(ctx context.Context) {
 			restart = b.mayRestart(unhealthyFile, err)
 			v.stays = !restart
 		}
-		if v.settled(now) && !cleared {
+		if v.settled(now) && !cleared && !b.onTrial() {
 			cleared = true
 			os.Remove(unhealthyFile)
 		}
@@ -137,7 +137,13 @@ func unhealthyRestarts(path string) int {
 // mayRestart tells whether to restart a box that has been unhealthy for too long, and counts it in the file at path. A
 // box whose restarts can't be counted stays up, for it could restart for ever: in rescue mode, and when the data
 // partition can't be written. One that never came as far as its services has nothing to stay up for.
+//
+// On trial the box restarts, into the other slot, and nothing is counted: the counts are the committed release's.
 func (b *Box) mayRestart(path string, cause error) bool {
+	if b.onTrial() {
+		b.failTrial(api.TrialEnd{Cause: causeService, Service: b.sick(), Detail: cause.Error()})
+		return true
+	}
 	var against error
 	switch n := unhealthyRestarts(path); {
 	case errors.Is(cause, errNotStarted):
@@ -202,7 +208,7 @@ func (b *Box) takeDown(action string) error {
 		}
 		return power.Off()
 	}
-	return power.Restart()
+	return b.restart(action)
 }
 
 // gaps says what the running kernel can't enforce or drive, found by trying.

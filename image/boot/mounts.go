@@ -29,6 +29,9 @@ func (b *Box) mounts() (string, error) {
 			errs = append(errs, fmt.Errorf("mount %s on %s: %w", m.kind, m.target, err))
 		}
 	}
+	if err := mountEFI(); err != nil {
+		errs = append(errs, err)
+	}
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		errs = append(errs, err)
 	}

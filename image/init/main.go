@@ -21,9 +21,11 @@ func main() {
 		os.Exit(2)
 	}
 	err := boot.Main(boot.Config{
-		Services: world.Services("/user/croftd"),
-		Launcher: []string{"/gokrazy/init", "launch"},
-		CoreUID:  world.UIDCore,
+		Services:   world.Services("/user/croftd"),
+		Launcher:   []string{"/gokrazy/init", "launch"},
+		CoreUID:    world.UIDCore,
+		UpdaterUID: world.UIDUpdater,
+		FetcherUID: world.UIDFetcher,
 	})
 	fmt.Println("init:", err)
 	select {} // the end of PID 1 would be a kernel panic
