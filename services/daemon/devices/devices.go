@@ -59,13 +59,13 @@ func ask(ctx context.Context, dial Dialer, line string) (*net.UnixConn, []int, e
 		c.Close()
 		return nil, nil, fmt.Errorf("ask init for a device: %T is no unix socket", c)
 	}
-	deadline := time.Now().Add(patience)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
+	if err := u.SetDeadline(time.Now().Add(patience)); err != nil {
+		u.Close()
+		return nil, nil, fmt.Errorf("ask init for a device: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { u.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	fds, err := exchange(u, line, deadline)
+	fds, err := exchange(u, line)
 	if err != nil {
 		u.Close()
 		if cerr := context.Cause(ctx); cerr != nil {
@@ -76,10 +76,7 @@ func ask(ctx context.Context, dial Dialer, line string) (*net.UnixConn, []int, e
 	return u, fds, nil
 }
 
-func exchange(u *net.UnixConn, line string, deadline time.Time) ([]int, error) {
-	if err := u.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
+func exchange(u *net.UnixConn, line string) ([]int, error) {
 	if _, err := io.WriteString(u, line+"\n"); err != nil {
 		return nil, fmt.Errorf("ask init for a device: %w", err)
 	}
