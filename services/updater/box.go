@@ -3,13 +3,14 @@ package updater
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"strings"
+	"path/filepath"
 	"time"
 
 	"github.com/croft-os/croft/services/api"
@@ -116,13 +117,18 @@ func other(slot string) string {
 	return "a"
 }
 
-// bootID is a random number of this boot (random(4)).
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
+// bootID is a random number of this boot: it lies in the runtime directory, which is gone at the next one.
+func bootID(runtime string) (string, error) {
+	if runtime == "" {
+		return rand.Text(), nil // then a new process is taken for a new boot
 	}
-	return strings.TrimSpace(string(b))
+	path := filepath.Join(runtime, "boot")
+	b, err := os.ReadFile(path)
+	if err == nil && len(b) > 0 {
+		return string(b), nil
+	}
+	id := rand.Text()
+	return id, os.WriteFile(path, []byte(id), 0o600)
 }
 
 // readJSON reads a small file of the root file system.

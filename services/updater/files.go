@@ -220,7 +220,7 @@ func (h history) tried(publisher string, number int64) int {
 		if a.Outcome == api.UpdateKept {
 			break
 		}
-		if a.Outcome == api.UpdateBack && a.Cause != "not-taken" {
+		if a.Outcome == api.UpdateBack && a.Cause != "not-taken" && a.Cause != "interrupted" {
 			n++
 		}
 	}

@@ -263,19 +263,18 @@ func (e *engine) fellBack(p pending, s api.Slots) {
 	switch t := s.Ended; {
 	case p.Cause != "":
 		e.end(p.Attempt, back, p.Cause, p.Detail, p.Service)
-	case s.Pending == p.Slot:
+	case s.Pending == p.Slot, t == nil, t.Slot != p.Slot, t.Version != "" && t.Version != p.Version, t.Cause == "not-taken":
+		// The firmware did not start it, or was never asked to since the power went before.
 		if p.Tries++; p.Tries < maxTaken {
 			p.Phase = phaseReady
 			err := e.setPending(&p)
 			if err == nil {
-				e.log.Warn("the firmware did not start the new slot; it is tried again", "tries", p.Tries)
+				e.log.Warn("the new slot was not started; it is tried again", "tries", p.Tries)
 				return
 			}
 			e.log.Error("what is to be tried again could not be written", "err", err)
 		}
 		e.end(p.Attempt, back, "not-taken", fmt.Sprintf("the firmware started the old slot %d times", p.Tries), "")
-	case t == nil || t.Slot != p.Slot || t.Version != "" && t.Version != p.Version:
-		e.end(p.Attempt, back, "not-started", "the new release left no sign", "")
 	case t.Cause != "":
 		e.end(p.Attempt, back, known(t.Cause), t.Detail, t.Service)
 	default:

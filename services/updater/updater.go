@@ -25,13 +25,14 @@
 //
 // Limits: releases of one publisher are compared by number; a release of another publisher than the running one's is only
 // installed by the owner's action, whatever its number. The fetcher, PID 1 and the network service are asked with limits on time and
-// size, and nothing that the fetcher says is believed. One change at a time. After a restart of which nothing is known but that the
-// old slot runs, the new release is said not to have started; a power cut at that moment counts as a failure of it.
+// size, and nothing that the fetcher says is believed. One change at a time. A power cut between PID 1's note of a trial and the
+// first sign of life of the new release can't be told from a release that does not start, and counts as that.
 //
 // Formats: docs/release-format.md. Order of writes: package updater/slots.
 package updater
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -111,32 +112,54 @@ func (e *engine) alive(context.Context) error {
 }
 
 func newEngine(env *daemon.Env, etc string) (*engine, error) {
-	if etc == "" {
-		etc = "/etc/croft"
-	}
 	e := &engine{
-		log: env.Log, files: files{dir: env.StateDir}, boot: bootID(), started: time.Now(), status: env.Status, jitter: rand.Float64,
+		log: env.Log, files: files{dir: env.StateDir}, started: time.Now(), status: env.Status, jitter: rand.Float64,
 		init: env.Client("init"), net: env.Client("network"), core: env.Client("core"), fetch: fetcher.NewClient(env.Client("fetcher")),
 		recs: map[string]slotRecord{}, leases: map[string]time.Time{}, subs: map[chan struct{}]bool{}, state: api.UpdateIdle,
 		wake: make(chan struct{}, 1), tell: make(chan struct{}, 1),
 	}
-	if err := readJSON(filepath.Join(etc, releaseFile), &e.release); err != nil {
+	var err error
+	if e.boot, err = bootID(env.RuntimeDir); err != nil {
 		return nil, err
 	}
-	root, err := os.ReadFile(filepath.Join(etc, rootFile))
+	i, err := ReadEtc(etc)
+	if err != nil {
+		return nil, err
+	}
+	e.release = i.Release
+	if i.Root != nil {
+		e.builtin = &builtin{name: i.Publisher.Name, root: i.Root, fingerprint: fingerprint(i.Root)}
+	}
+	return e, nil
+}
+
+// Etc is what an image says of its release and of whom it follows.
+type Etc struct {
+	Release   api.Release
+	Publisher Publisher
+	Root      []byte // first root; nil: it follows nobody
+}
+
+// ReadEtc reads it from a folder, "" for /etc/croft.
+func ReadEtc(dir string) (Etc, error) {
+	dir = cmp.Or(dir, "/etc/croft")
+	var e Etc
+	if err := readJSON(filepath.Join(dir, releaseFile), &e.Release); err != nil {
+		return e, err
+	}
+	root, err := os.ReadFile(filepath.Join(dir, rootFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return e, nil
 	case err != nil:
-		return nil, err
+		return e, err
 	case len(root) > release.MaxRoot:
-		return nil, fmt.Errorf("%w: %s has %d bytes", daemon.ErrConfig, rootFile, len(root))
+		return e, fmt.Errorf("%w: %s has %d bytes", daemon.ErrConfig, rootFile, len(root))
 	}
-	var p Publisher
-	if err := readJSON(filepath.Join(etc, publisherFile), &p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	e.Root = root
+	if err := readJSON(filepath.Join(dir, publisherFile), &e.Publisher); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return e, err
 	}
-	e.builtin = &builtin{name: p.Name, root: root, fingerprint: fingerprint(root)}
 	return e, nil
 }
 

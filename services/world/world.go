@@ -44,7 +44,7 @@ func Services(daemon string) []service.Service {
 		{
 			Name: "core", Title: "Accounts and settings", Command: []string{daemon, "core"}, UID: UIDCore,
 			Listeners: []service.Listener{unix("core")},
-			Connect:   []string{"init", "network", "discovery"},
+			Connect:   []string{"init", "network", "discovery", "updater", "fetcher"},
 			State:     true,
 			ReadOnly:  []string{"/etc/croft/licences.json.gz"},
 			Limits:    service.Limits{Memory: 96 * mib},
@@ -71,8 +71,36 @@ func Services(daemon string) []service.Service {
 			Limits:   service.Limits{Memory: 128 * mib, Files: 8192},
 			Watchdog: time.Minute, Critical: true,
 		},
+		{
+			Name: "fetcher", Title: "Fetching updates", Command: []string{daemon, "fetcher"}, UID: UIDFetcher,
+			After: []string{"network"},
+			Listeners: []service.Listener{
+				unix("fetcher"),
+				{Name: "peers", Network: "tcp", Address: ":7465"},
+			},
+			Connect:  []string{"devices", "discovery", "network"},
+			State:    true,
+			Network:  service.NetHost,
+			ReadOnly: etcUpdates,
+			Env:      []string{"GOMEMLIMIT=32MiB"},
+			Limits:   service.Limits{Memory: 64 * mib, IOWeight: 50},
+			Watchdog: time.Minute,
+		},
+		{
+			Name: "updater", Title: "Updates", Command: []string{daemon, "updater"}, UID: UIDUpdater,
+			Listeners: []service.Listener{unix("updater")},
+			Connect:   []string{"init", "devices", "fetcher", "core", "network"},
+			State:     true, Runtime: true,
+			ReadOnly: etcUpdates,
+			Env:      []string{"GOMEMLIMIT=12MiB", "GOGC=50"}, // patching is to take at most 16 MiB
+			Limits:   service.Limits{Memory: 32 * mib, IOWeight: 50},
+			Watchdog: time.Minute,
+		},
 	}
 }
+
+// etcUpdates is what an image says of its release and of whom it follows.
+var etcUpdates = []string{"/etc/croft/release.json", "/etc/croft/publisher.json", "/etc/croft/root.json"}
 
 func unix(name string) service.Listener {
 	return service.Listener{Name: name, Network: "unix", Address: name + ".sock"}
