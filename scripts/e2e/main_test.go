@@ -1,0 +1,36 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"testing"
+
+	croft "github.com/croft-os/croft/image"
+	"github.com/croft-os/croft/image/board"
+	"github.com/croft-os/croft/scripts/qemu"
+)
+
+// TestMain is also the process that builds a release, with an environment of its own.
+func TestMain(m *testing.M) {
+	out := os.Getenv("CROFT_PAYLOAD")
+	if out == "" {
+		os.Exit(m.Run())
+	}
+	pc, err := board.Find(qemu.PC)
+	if err == nil {
+		var number int64
+		if number, err = strconv.ParseInt(os.Getenv("CROFT_NUMBER"), 10, 64); err == nil {
+			_, err = croft.Payload(context.Background(), croft.Options{
+				Board: pc, Out: out, Source: os.Getenv("CROFT_SOURCE"), Version: fmt.Sprintf("test-%d", number), Number: number, Channel: "stable",
+				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+			})
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
