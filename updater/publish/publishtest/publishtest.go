@@ -3,11 +3,28 @@
 package publishtest
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/updater/publish"
 	"github.com/croft-os/croft/updater/release"
+	"github.com/croft-os/croft/updater/tlog"
+	"github.com/croft-os/croft/updater/witness"
 )
 
 // Options are the ways in which publishers differ. Zero means: 5 root keys of which 3 sign, likewise for targets, no beta, 3
@@ -18,11 +35,26 @@ type Options struct {
 	NoLog               bool             // no log policy in root
 	Origin              string           // of the log; default "example.org/croft"
 	Now                 func() time.Time // default time.Now; also the witnesses' clock
-	Keep                int              // releases of a board; default 6
 }
 
 // Publisher is one.
-type Publisher struct{}
+type Publisher struct {
+	t         testing.TB
+	dir       string
+	now       func() time.Time
+	setup     publish.Setup
+	keys      map[string]*publish.Key // of people, by key id
+	online    []*publish.Key
+	log       []*publish.Key
+	witnesses []*testWitness
+	stages    int
+}
+
+type testWitness struct {
+	*witness.Witness
+	name, url string
+	stopped   atomic.Bool
+}
 
 // Release is what is published: Board, Number, Version, Boot and Root have to be given.
 type Release struct {
@@ -32,43 +64,269 @@ type Release struct {
 	Boot, Root     []byte
 	Notes          map[string]string // default: a sentence in English
 	Cmdline        string            // default: a short one
-	Built          time.Time         // default: now
-	Commit         string            // default: zeros
+	Built          time.Time         // default: an hour ago
+	Commit         string            // default: of the version
 	SBOM           []byte            // default: a short text
 	State          release.State     // default: 1, 1
 }
 
 // New makes keys, and an empty repository signed, logged and witnessed.
-func New(t testing.TB, o Options) *Publisher { panic("todo") }
+func New(t testing.TB, o Options) *Publisher {
+	t.Helper()
+	if o.Root == [2]int{} {
+		o.Root = [2]int{3, 5}
+	}
+	if o.Targets == [2]int{} {
+		o.Targets = [2]int{3, 5}
+	}
+	if o.Witnesses == 0 {
+		o.Witnesses, o.Quorum = 3, cmp.Or(o.Quorum, 2)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	p := &Publisher{t: t, dir: filepath.Join(t.TempDir(), "repo"), now: o.Now, keys: map[string]*publish.Key{}}
+	p.setup.Root = p.people("root", o.Root)
+	p.setup.Targets = p.people("targets", o.Targets)
+	if o.Beta[0] > 0 {
+		p.setup.Beta = p.people("beta", o.Beta)
+	}
+	p.online = []*publish.Key{p.key("online")}
+	one := publish.Threshold{N: 1, Keys: []publish.PublicKey{p.online[0].PublicKey}}
+	p.setup.Snapshot, p.setup.Timestamp = one, one
+	if !o.NoLog {
+		p.log = []*publish.Key{p.key(cmp.Or(o.Origin, "example.org/croft"))}
+		p.witness(o.Witnesses)
+		p.setup.Log = p.policy(cmp.Or(o.Quorum, 1))
+	}
+	stage := p.stage()
+	st, err := publish.Init(stage, p.setup, p.now())
+	p.check(err)
+	p.publish(st)
+	return p
+}
+
+func (p *Publisher) check(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *Publisher) key(name string) *publish.Key {
+	p.t.Helper()
+	k, err := publish.NewKey(name)
+	p.check(err)
+	p.keys[k.ID()] = k
+	return k
+}
+
+func (p *Publisher) people(role string, n [2]int) publish.Threshold {
+	t := publish.Threshold{N: n[0]}
+	for i := range n[1] {
+		t.Keys = append(t.Keys, p.key(fmt.Sprintf("%s-%d", role, i+1)).PublicKey)
+	}
+	return t
+}
+
+func (p *Publisher) witness(n int) {
+	for i := range n {
+		k := p.key(fmt.Sprintf("witness-%d.example", i+1))
+		w, err := witness.New(witness.Config{
+			Name: k.Name, Key: k.Private(), Dir: p.t.TempDir(), Logs: []string{p.log[0].LogKey()},
+			Clock: func() (time.Time, bool) { return p.now(), true },
+		})
+		p.check(err)
+		tw := &testWitness{Witness: w, name: k.Name}
+		s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if tw.stopped.Load() {
+				http.Error(rw, "stopped", http.StatusServiceUnavailable)
+				return
+			}
+			w.ServeHTTP(rw, r)
+		}))
+		p.t.Cleanup(func() { s.Close(); w.Close() })
+		tw.url = s.URL
+		p.witnesses = append(p.witnesses, tw)
+	}
+}
+
+func (p *Publisher) policy(quorum int) *tlog.Policy {
+	var keys []string
+	for _, w := range p.witnesses {
+		keys = append(keys, w.VerifierKey())
+	}
+	policy, err := tlog.NewPolicy(p.log[0].LogKey(), keys, quorum)
+	p.check(err)
+	return policy
+}
+
+func (p *Publisher) stage() string {
+	p.stages++
+	return filepath.Join(p.t.TempDir(), fmt.Sprintf("stage-%d", p.stages))
+}
+
+func (p *Publisher) options() publish.Options {
+	o := publish.Options{Repo: p.dir, Online: p.online, Log: p.log, Now: p.now, Witnesses: map[string]string{}}
+	for _, w := range p.witnesses {
+		o.Witnesses[w.name] = w.url
+	}
+	return o
+}
+
+// publish has as many people sign as have to, and publishes.
+func (p *Publisher) publish(st *publish.Stage) {
+	p.t.Helper()
+	trust := []string{} // all that is in the stage
+	names, err := filepath.Glob(filepath.Join(st.Dir, "targets/*/*/*/*"))
+	p.check(err)
+	for _, n := range names {
+		sum, _, _ := strings.Cut(filepath.Base(n), ".")
+		trust = append(trust, sum)
+	}
+	ids := slices.Sorted(maps.Keys(p.keys))
+	slices.SortStableFunc(ids, func(a, b string) int { return strings.Compare(p.keys[a].Name, p.keys[b].Name) })
+	for _, id := range ids {
+		missing, err := st.Missing()
+		p.check(err)
+		if len(missing) == 0 {
+			break
+		}
+		_, err = st.Sign(publish.SignOptions{Key: p.keys[id], Trust: trust, Confirm: func(string) bool { return true }})
+		if err != nil && !strings.Contains(err.Error(), "may sign nothing") {
+			p.t.Fatal(err)
+		}
+	}
+	_, err = publish.Publish(context.Background(), p.options(), st.Dir, nil)
+	p.check(err)
+}
 
 // Dir is the repository's folder.
-func (p *Publisher) Dir() string { panic("todo") }
+func (p *Publisher) Dir() string { return p.dir }
 
 // Handler serves the repository, with ranges.
-func (p *Publisher) Handler() http.Handler { return http.FileServer(http.Dir(p.Dir())) }
+func (p *Publisher) Handler() http.Handler { return http.FileServer(http.Dir(p.dir)) }
 
 // Root is the first root.
-func (p *Publisher) Root() []byte { panic("todo") }
+func (p *Publisher) Root() []byte {
+	p.t.Helper()
+	b, err := os.ReadFile(filepath.Join(p.dir, "metadata/1.root.json"))
+	p.check(err)
+	return b
+}
+
+// Fingerprint is the SHA-256 of the first root.
+func (p *Publisher) Fingerprint() string { return hash(p.Root()) }
 
 // AddRelease publishes a stable release.
 func (p *Publisher) AddRelease(board string, number int64, version string, boot, root []byte) *release.Release {
+	p.t.Helper()
 	return p.Add(Release{Board: board, Number: number, Version: version, Boot: boot, Root: root})[0]
 }
 
 // Add publishes releases at once, in one version of the metadata.
-func (p *Publisher) Add(rs ...Release) []*release.Release { panic("todo") }
+func (p *Publisher) Add(rs ...Release) []*release.Release {
+	p.t.Helper()
+	st, err := publish.NewStage(p.stage(), p.dir, p.now())
+	p.check(err)
+	var list []*release.Release
+	for _, r := range rs {
+		in := publish.Input{Dir: p.t.TempDir(), Notes: r.Notes, From: []string{p.dir}}
+		if in.Notes == nil {
+			in.Notes = map[string]string{"en": "What is new in " + r.Version + "."}
+		}
+		if r.Built.IsZero() {
+			r.Built = p.now().Add(-time.Hour)
+		}
+		if r.State == (release.State{}) {
+			r.State = release.State{Schema: 1, Reads: 1}
+		}
+		if r.SBOM == nil {
+			r.SBOM = []byte(`{"spdxVersion": "SPDX-2.3"}`)
+		}
+		in.Payload = &publish.Payload{
+			Format: "croft-payload/1", Board: r.Board, Version: r.Version, Number: r.Number, Channel: cmp.Or(r.Channel, release.Stable),
+			Built: r.Built.Unix(), Commit: cmp.Or(r.Commit, hash([]byte(r.Version))[:40]),
+			Cmdline: cmp.Or(r.Cmdline, "root=PARTUUID={root} ro croft.slot={slot}"), State: r.State,
+			Boot: p.file(in.Dir, "boot.part", r.Boot), Root: p.file(in.Dir, "root.part", r.Root), SBOM: p.file(in.Dir, "sbom.spdx.json", r.SBOM),
+		}
+		x, err := st.Add(context.Background(), in)
+		p.check(err)
+		list = append(list, x)
+	}
+	p.publish(st)
+	return list
+}
+
+func (p *Publisher) file(dir, name string, b []byte) publish.PayloadFile {
+	p.t.Helper()
+	p.check(os.WriteFile(filepath.Join(dir, name), b, 0o600))
+	return publish.PayloadFile{File: name, Size: int64(len(b)), SHA256: hash(b)}
+}
+
+func hash(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// Withdraw publishes lists without a release. What it was signed for stays true: boxes that have it keep it.
+func (p *Publisher) Withdraw(c release.Channel, board, version string) {
+	p.t.Helper()
+	st, err := publish.NewStage(p.stage(), p.dir, p.now())
+	p.check(err)
+	p.check(st.Withdraw(c, board, version))
+	p.publish(st)
+}
 
 // Refresh renews timestamp.json, and the proofs with the witnesses' present time.
-func (p *Publisher) Refresh() { panic("todo") }
+func (p *Publisher) Refresh() {
+	p.t.Helper()
+	_, err := publish.Refresh(context.Background(), p.options())
+	p.check(err)
+}
 
-// Rotate publishes a new root: one more of its keys is exchanged for a new one.
-func (p *Publisher) Rotate() { panic("todo") }
+// Rotate publishes a new root, in which one key of the role root is a new one.
+func (p *Publisher) Rotate() {
+	p.t.Helper()
+	p.Change(func(s *publish.Setup) {
+		s.Root.Keys = append(slices.Clone(s.Root.Keys[1:]), p.key(fmt.Sprintf("root-new-%d", p.stages)).PublicKey)
+	})
+}
+
+// Change publishes a new root, with whatever change makes of what the present one says.
+func (p *Publisher) Change(change func(*publish.Setup)) {
+	p.t.Helper()
+	s, err := publish.SetupOf(p.dir)
+	p.check(err)
+	change(&s)
+	st, err := publish.NewStage(p.stage(), p.dir, p.now())
+	p.check(err)
+	p.check(st.Rotate(s))
+	p.publish(st)
+	p.setup = s
+}
 
 // StopWitness has a witness, counted from 0, answer no more; StartWitness undoes that.
-func (p *Publisher) StopWitness(i int) { panic("todo") }
+func (p *Publisher) StopWitness(i int) { p.witnesses[i].stopped.Store(true) }
 
 // StartWitness undoes StopWitness.
-func (p *Publisher) StartWitness(i int) { panic("todo") }
+func (p *Publisher) StartWitness(i int) { p.witnesses[i].stopped.Store(false) }
 
-// Bundle is croft-BOARD.zip with the newest release of the board.
-func (p *Publisher) Bundle(board string, c release.Channel) []byte { panic("todo") }
+// Bundle is croft-BOARD.zip with the newest release of the board in that channel.
+func (p *Publisher) Bundle(board string, c release.Channel) []byte {
+	p.t.Helper()
+	var b bytes.Buffer
+	p.check(publish.Bundle(&b, p.dir, board, c))
+	return b.Bytes()
+}
+
+// PublisherFile is what an image carries as /etc/croft/publisher.json.
+func (p *Publisher) PublisherFile(name string, mirrors ...string) []byte {
+	p.t.Helper()
+	b, err := json.Marshal(struct {
+		Name    string   `json:"name"`
+		Mirrors []string `json:"mirrors"`
+	}{name, mirrors})
+	p.check(err)
+	return b
+}
