@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/daemon/devices"
 	"github.com/croft-os/croft/services/supervisor/journal"
 	"github.com/croft-os/croft/services/supervisor/sandbox"
 	"golang.org/x/sys/unix"
@@ -719,6 +720,69 @@ func TestForeignNotification(t *testing.T) {
 	}
 	if s := r.await("a", api.StateStarting); s.Status != "" {
 		t.Errorf("%+v", s)
+	}
+}
+
+// oneDevice hands one file to one user, to write or only to read.
+type oneDevice struct {
+	path string
+	uid  uint32
+}
+
+func (o oneDevice) List(uint32) []api.OpenDevice { return nil }
+
+func (o oneDevice) Open(uid uint32, name string) (f, direct *os.File, err error) {
+	if uid != o.uid {
+		return nil, nil, errors.New("not for you")
+	}
+	flags := os.O_RDWR
+	if name == api.DeviceRoot {
+		flags = os.O_RDONLY
+	}
+	if f, err = os.OpenFile(o.path, flags, 0); err != nil {
+		return nil, nil, err
+	}
+	if direct, err = os.OpenFile(o.path, os.O_RDONLY|unix.O_DIRECT, 0); err != nil { // a file system that can't
+		return f, nil, nil
+	}
+	return f, direct, nil
+}
+
+// TestProcessDevices lets a service in its sandbox, without any right to files or devices, use what it is sent: descriptors come
+// through seccomp and Landlock, and can do what they were opened for and no more.
+func TestProcessDevices(t *testing.T) {
+	r := newReal(t)
+	path := filepath.Join(filepath.Dir(r.run), "medium")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(r.run, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(r.run, "devices.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(socket, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	a := do("a", "device="+r.run+":"+api.DeviceRootIdle, "device="+r.run+":"+api.DeviceRoot, "ready", "wait")
+	a.Connect = []string{"devices"}
+	b := do("b", "device="+r.run+":"+api.DeviceRootIdle, "ready", "wait")
+	c := b
+	c.Name, c.UID, c.Connect = "c", a.UID+2, a.Connect
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go devices.Serve(ctx, l, oneDevice{path, a.UID}, slog.New(slog.DiscardHandler))
+	r.start(a, b, c)
+	r.wrote("a", "^device root-idle 1048576 <nil> written$")
+	r.wrote("a", "^device root 1048576 .*bad file descriptor")
+	r.wrote("b", "^device root-idle .*no such file or directory")
+	r.wrote("c", "^device root-idle init opens no device: not for you$")
+	content, err := os.ReadFile(path)
+	if err != nil || string(content[4096:4103]) != "written" {
+		t.Errorf("%q, %v", content[4096:4103], err)
 	}
 }
 

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/croft-os/croft/services/daemon/devices"
 	"github.com/croft-os/croft/services/supervisor/probe"
 	"github.com/croft-os/croft/services/supervisor/sandbox"
 )
@@ -74,6 +77,18 @@ func run(do, value string) {
 				c.Close()
 			}
 		}()
+	case "device": // FOLDER:NAME, of devices.sock: write to it, read past the cache, and open its path anew
+		dir, name, _ := strings.Cut(value, ":")
+		d, err := devices.Open(context.Background(), devices.Socket(dir), name)
+		if err != nil {
+			fmt.Println("device", name, err)
+			return
+		}
+		defer d.Close()
+		_, werr := d.WriteAt([]byte("written"), 4096)
+		b := make([]byte, 7)
+		_, rerr := d.Reread().ReadAt(b, 4096)
+		fmt.Println("device", name, d.Size(), errors.Join(werr, d.Sync(), rerr), string(b))
 	case "deafen": // the passed listener, for whoever else has it
 		fmt.Println("deafen", syscall.Shutdown(3, syscall.SHUT_RDWR))
 	case "eat": // this many MB of memory
