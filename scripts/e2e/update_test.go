@@ -213,8 +213,8 @@ var settled struct {
 	err        error
 }
 
-// ownedBox starts a PC through its firmware whose household has set it up already.
-func ownedBox(t *testing.T) (*box, qemu.Options) {
+// settle makes, once for all tests, the disk and the firmware's variables of a PC whose household has set it up.
+func settle(t *testing.T) {
 	t.Helper()
 	img := image(t, qemu.PC)
 	settled.Do(func() {
@@ -237,6 +237,12 @@ func ownedBox(t *testing.T) (*box, qemu.Options) {
 	if settled.err != nil {
 		t.Fatal(settled.err)
 	}
+}
+
+// ownedBox starts such a PC through its firmware.
+func ownedBox(t *testing.T) (*box, qemu.Options) {
+	t.Helper()
+	settle(t)
 	vars := filepath.Join(t.TempDir(), "vars.fd")
 	if _, err := run(t.Context(), "cp", settled.vars, vars); err != nil {
 		t.Fatal(err)
