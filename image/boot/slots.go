@@ -17,6 +17,7 @@ import (
 
 // medium is what the box started from, as far as slots go.
 type medium struct {
+	sys     string // where sysfs is mounted
 	disk    disk.Disk
 	table   layout.Table
 	running layout.Slot
@@ -45,7 +46,7 @@ func findMedium() (*medium, error) {
 	}
 	for slot, n := range disk.Layout(table).Root {
 		if n == number {
-			return &medium{d, table, slot}, nil
+			return &medium{"/sys", d, table, slot}, nil
 		}
 	}
 	return nil, fmt.Errorf("the system runs from %s, partition %d, which is no slot", d.Name, number)
@@ -53,7 +54,7 @@ func findMedium() (*medium, error) {
 
 // partition finds a partition of the medium by its number.
 func (m *medium) partition(number int) (disk.Partition, error) {
-	return disk.Data("/sys", m.disk, number, 0)
+	return disk.Data(m.sys, m.disk, number, 0)
 }
 
 // firstOf opens the first FAT to read, past the cache too.
