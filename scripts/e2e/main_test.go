@@ -3,7 +3,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"strconv"
 	"testing"
@@ -13,8 +15,13 @@ import (
 	"github.com/croft-os/croft/scripts/qemu"
 )
 
-// TestMain is also the process that builds a release, with an environment of its own.
+// TestMain is also the process that builds a release, with an environment of its own, and the one that carries a machine's
+// connection to this machine.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "carry" {
+		carry(os.Args[2])
+		return
+	}
 	out := os.Getenv("CROFT_PAYLOAD")
 	if out == "" {
 		os.Exit(m.Run())
@@ -33,4 +40,18 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// carry connects standard input and output with an address.
+func carry(addr string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	go func() {
+		io.Copy(c, os.Stdin)
+		os.Exit(0) // the guest has hung up
+	}()
+	io.Copy(os.Stdout, c)
 }

@@ -123,8 +123,11 @@ func add(t *testing.T, p *publishtest.Publisher, v variant, number int64) *relea
 	})[0]
 }
 
-// mirror serves a repository where a machine in QEMU finds it.
-func mirror(t *testing.T, h http.Handler) (url string) {
+// mirrorURL is where a machine finds a repository that is served to its interface by mirror.
+const mirrorURL = "http://10.0.2.100"
+
+// mirror serves a repository to a machine that has the interface.
+func mirror(t *testing.T, h http.Handler) qemu.NIC {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -133,17 +136,13 @@ func mirror(t *testing.T, h http.Handler) (url string) {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "http://10.0.2.2:" + port
+	return qemu.NIC{Reach: map[string][]string{"10.0.2.100:80": {os.Args[0], "carry", l.Addr().String()}}}
 }
 
 // follow has the box take updates from a publisher, when asked to.
-func (b *box) follow(p *publishtest.Publisher, url string) {
+func (b *box) follow(p *publishtest.Publisher) {
 	b.t.Helper()
-	b.change(func(c *api.Config) { c.Updates = api.UpdatePolicy{Mode: "ask", Mirrors: []string{url}} })
+	b.change(func(c *api.Config) { c.Updates = api.UpdatePolicy{Mode: "ask", Mirrors: []string{mirrorURL}} })
 	sum := sha256.Sum256(p.Root())
 	b.api("PUT", "/updates/trust", api.TrustRequest{
 		Password: password, Role: "project", Action: "set", Name: "Test", Fingerprint: hex.EncodeToString(sum[:]), Root: string(p.Root()),
@@ -240,7 +239,7 @@ func settle(t *testing.T) {
 }
 
 // ownedBox starts such a PC through its firmware.
-func ownedBox(t *testing.T) (*box, qemu.Options) {
+func ownedBox(t *testing.T, nic qemu.NIC) (*box, qemu.Options) {
 	t.Helper()
 	settle(t)
 	vars := filepath.Join(t.TempDir(), "vars.fd")
@@ -248,7 +247,7 @@ func ownedBox(t *testing.T) (*box, qemu.Options) {
 		t.Fatal(err)
 	}
 	o := qemu.Options{
-		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, settled.disk, diskSize)}, NICs: []qemu.NIC{{}}, Vars: vars, Watchdog: true,
+		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, settled.disk, diskSize)}, NICs: []qemu.NIC{nic}, Vars: vars, Watchdog: true,
 	}
 	return signedIn(t, o), o
 }
@@ -284,8 +283,8 @@ func TestUpdateEndings(t *testing.T) {
 			t.Parallel()
 			p := publishtest.New(t, publishtest.Options{})
 			r := add(t, p, c.variant, 2)
-			b, o := ownedBox(t)
-			b.follow(p, mirror(t, p.Handler()))
+			b, o := ownedBox(t, mirror(t, p.Handler()))
+			b.follow(p)
 			var was api.Updates
 			b.api("GET", "/updates", nil, &was, 200)
 			got := b.update(2)

@@ -40,8 +40,9 @@ func TestPowerCutsInUpdate(t *testing.T) {
 	if _, err := run(t.Context(), "cp", settled.vars, vars); err != nil {
 		t.Fatal(err)
 	}
-	b := signedIn(t, qemu.Options{Board: qemu.PC, Disks: []qemu.Disk{{NBD: serve(t, rec)}}, NICs: []qemu.NIC{{}}, Vars: vars, Watchdog: true})
-	b.follow(p, mirror(t, p.Handler()))
+	nic := mirror(t, p.Handler())
+	b := signedIn(t, qemu.Options{Board: qemu.PC, Disks: []qemu.Disk{{NBD: serve(t, rec)}}, NICs: []qemu.NIC{nic}, Vars: vars, Watchdog: true})
+	b.follow(p)
 	from := len(rec.Events())
 	snaps := watchVars(t, vars, func() int { return len(rec.Events()) })
 	got := b.update(2)
@@ -66,7 +67,7 @@ func TestPowerCutsInUpdate(t *testing.T) {
 			if err := os.WriteFile(vars, snaps.at(at), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			b := signedIn(t, qemu.Options{Board: qemu.PC, Disks: []qemu.Disk{{NBD: serve(t, d)}}, NICs: []qemu.NIC{{}}, Vars: vars, Watchdog: true})
+			b := signedIn(t, qemu.Options{Board: qemu.PC, Disks: []qemu.Disk{{NBD: serve(t, d)}}, NICs: []qemu.NIC{nic}, Vars: vars, Watchdog: true})
 			s := b.waitState("everything runs", 3*time.Minute, running)
 			if s.System.Slot == "b" && s.System.Version != r.Version || s.System.Slot == "a" && s.System.Version == r.Version {
 				t.Errorf("slot %s runs %s", s.System.Slot, s.System.Version)

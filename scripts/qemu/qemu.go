@@ -52,9 +52,13 @@ func (d Disk) format() string {
 // NIC is a wired network interface of a machine. The zero value is a network of QEMU's own, from which the guest
 // reaches nothing, with the guest's TCP 80 and 443 and UDP 443 forwarded from free ports of 127.0.0.1.
 type NIC struct {
-	Tap      string      // name of a tap device instead; then nothing is forwarded
-	MAC      string      // or "" for QEMU's
-	Outside  bool        // the guest may reach what this machine reaches
+	Tap     string // name of a tap device instead; then nothing is forwarded
+	Cable   string // a cable to another machine instead: "listen=127.0.0.1:PORT" at one end, "connect=…" at the other
+	MAC     string // or "" for QEMU's
+	Outside bool   // the guest may reach what this machine reaches
+	// Reach are commands by addresses in the guest's network, such as "10.0.2.100:80": each of the guest's connections to one
+	// starts its command, which has the connection as standard input and output.
+	Reach    map[string][]string
 	HostPort map[int]int // fixed host ports by guest port, where a free one is not wanted
 	Unplug   bool        // the cable is out at first
 }
@@ -318,9 +322,15 @@ func (n NIC) netdev(i int) string {
 	if n.Tap != "" {
 		return fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no", i, n.Tap)
 	}
+	if n.Cable != "" {
+		return fmt.Sprintf("socket,id=net%d,%s", i, n.Cable)
+	}
 	s := fmt.Sprintf("user,id=net%d,net=10.0.%d.0/24", i, 2+i)
 	if !n.Outside {
 		s += ",restrict=on"
+	}
+	for addr, command := range n.Reach {
+		s += ",guestfwd=tcp:" + addr + "-cmd:" + escape(strings.Join(command, " "))
 	}
 	for _, f := range forwarded {
 		s += fmt.Sprintf(",hostfwd=%s:127.0.0.1:%d-:%d", f.proto, n.HostPort[f.port], f.port)
