@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -101,10 +102,15 @@ func (r *reader) validateUpdates(p api.UpdatePolicy) api.UpdatePolicy {
 	return p
 }
 
+// mirror tells whether s can be a mirror's URL: of https, or of http to an address at home, for signatures decide what is believed.
 func mirror(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && len(s) <= maxMirror && u.Scheme == "https" && u.Hostname() != "" && u.User == nil && u.RawQuery == "" &&
-		!u.ForceQuery && u.Fragment == "" && !strings.Contains(s, "#")
+	if err != nil || len(s) > maxMirror || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#") {
+		return false
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	home := err == nil && (a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast())
+	return u.Scheme == "https" || u.Scheme == "http" && home
 }
 
 // updateParts are the parts of a policy by their path, as the document has them; what is not said is not there.

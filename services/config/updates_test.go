@@ -22,6 +22,7 @@ func TestUpdatePolicy(t *testing.T) {
 		{`{"mode":"ask"}`, api.UpdatePolicy{Mode: "ask"}},
 		{`{"from":"23:30","to":"01:00"}`, api.UpdatePolicy{Mode: "auto", From: "23:30", To: "01:00"}},
 		{`{"channel":"beta","metered":true}`, api.UpdatePolicy{Mode: "auto", Channel: "beta", Metered: true}},
+		{`{"mode":"ask","mirrors":["http://192.168.1.9:8000/croft"]}`, api.UpdatePolicy{Mode: "ask", Mirrors: []string{"http://192.168.1.9:8000/croft"}}},
 		{`{"mode":"stay","alone":true,"mirrors":["https://a.example/croft/"]}`, api.UpdatePolicy{Mode: "stay", Alone: true, Mirrors: []string{"https://a.example/croft"}}},
 	} {
 		c, err := Parse([]byte(with(tt.updates)))
@@ -50,6 +51,7 @@ func TestUpdatePolicy(t *testing.T) {
 		`{"to":"02:00"}`:                         "missing /updates/from",
 		`{"from":"03:00","to":"03:00"}`:          "time /updates/to",
 		`{"mirrors":["http://a.example"]}`:       "url /updates/mirrors/0",
+		`{"mirrors":["http://8.8.8.8/"]}`:        "url /updates/mirrors/0",
 		`{"mirrors":["https://"]}`:               "url /updates/mirrors/0",
 		`{"mirrors":["https://u:p@a.example"]}`:  "url /updates/mirrors/0",
 		`{"mirrors":["https://a.example/?x"]}`:   "url /updates/mirrors/0",
