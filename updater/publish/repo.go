@@ -225,10 +225,7 @@ func (u *updater) releases() error {
 	if err := u.put(file{markFile, []byte(mark)}); err != nil {
 		return err
 	}
-	auditor := false
-	if _, err := os.Stat(filepath.Join(u.st.Dir, auditorFile)); err == nil {
-		auditor = true // its blobs are the project's
-	}
+	auditor := u.st.audits() // its blobs are the project's
 	for _, m := range []*targetsMeta{u.targets, u.beta} {
 		for _, path := range published(m) {
 			f := m.Signed.Targets[path]
