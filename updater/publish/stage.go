@@ -18,6 +18,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/croft-os/croft/updater/delta"
+	"github.com/croft-os/croft/updater/delta/bsdiff"
 	"github.com/croft-os/croft/updater/release"
 	"github.com/croft-os/croft/updater/tlog"
 )
@@ -745,7 +746,7 @@ func (st *Stage) part(ctx context.Context, to *release.Part, b []byte, olds []fo
 			return fmt.Errorf("%s: %w", o.path, err)
 		}
 		var patch bytes.Buffer
-		if err := delta.Diff(before, b, &patch); err != nil {
+		if err := bsdiff.Diff(before, b, &patch); err != nil {
 			return fmt.Errorf("patch from %s: %w", o.path, err)
 		}
 		if int64(patch.Len()) >= to.Frames.Size {
