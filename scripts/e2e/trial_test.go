@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/scripts/qemu"
