@@ -46,6 +46,8 @@ var commands = []command{
 	{"logs", "[-f]", "read a box's logs", boxCommand("logs", "logs [-f]", 0, 0, logsCommand)},
 	{"config", "VERB", "read and change a box's configuration", boxCommand("config", configIntro, 1, 2, configCommand)},
 	{"restart", "SERVICE", "restart a service, or with --whole-box the box", boxCommand("restart", "restart SERVICE | --whole-box", 0, 1, restartCommand)},
+	{"release", "VERB", "make, sign, publish and check releases", releaseCommand},
+	{"witness", "--log KEY", "watch other people's public logs, so that boxes can believe them", witnessCommand},
 }
 
 // run runs one command and returns its exit code.

@@ -804,7 +804,18 @@ func (st *Stage) sum() error {
 	})
 }
 
-// releaseHash is the SHA-256 of the description of the release that a target's path names, as a stage or a rebuilt one has it.
+// ReleaseHash is the SHA-256 of the description that the stage's lists have of a release: what signers compare.
+func (st *Stage) ReleaseHash(path string) (string, error) {
+	c, _, _, _ := release.ParseTarget(path)
+	name, _ := st.next.of(c)
+	m := st.list(name)
+	if m == nil || m.Signed.Targets[path] == nil {
+		return "", fmt.Errorf("%s is not in the stage", path)
+	}
+	return m.Signed.Targets[path].Hashes["sha256"].String(), nil
+}
+
+// releaseHashes lists the descriptions in a stage: their targets' paths by SHA-256.
 func releaseHashes(dir string) (map[string]string, error) {
 	names, err := filesBelow(dir, "targets")
 	if err != nil {
