@@ -278,6 +278,14 @@ func (p *Publisher) Withdraw(c release.Channel, board, version string) {
 	p.publish(st)
 }
 
+// Audit makes p an auditor that says the same as a project, all of which it has built itself.
+func (p *Publisher) Audit(project *Publisher) {
+	p.t.Helper()
+	st, _, err := publish.Audit(p.stage(), p.dir, project.dir, []string{project.dir}, p.now())
+	p.check(err)
+	p.publish(st)
+}
+
 // Refresh renews timestamp.json, and the proofs with the witnesses' present time.
 func (p *Publisher) Refresh() {
 	p.t.Helper()
