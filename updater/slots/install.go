@@ -99,12 +99,14 @@ type installation struct {
 
 // plan looks that all of it fits and that nothing of the running slot is in the way, before anything is written.
 func (m *Medium) plan(r *release.Release) (*installation, error) {
-	committed, err := m.Committed()
-	if err != nil {
-		return nil, err
-	}
-	if committed != m.Running {
-		return nil, fmt.Errorf("slot %s: %w", m.Idle(), ErrCommitted)
+	if !m.Rescue {
+		committed, err := m.Committed()
+		if err != nil {
+			return nil, err
+		}
+		if committed != m.Running {
+			return nil, fmt.Errorf("slot %s: %w", m.Idle(), ErrCommitted)
+		}
 	}
 	return m.locate(r)
 }

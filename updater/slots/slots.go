@@ -73,6 +73,9 @@ type Medium struct {
 	// Boot partitions; nil where the first FAT holds both slots' kernels.
 	Boot, BootIdle Device
 	Root, RootIdle Device
+	// Rescue is for an environment that runs from neither slot: Running then only says which slot is to be left alone, and Install
+	// writes the other one even if the firmware starts that, or nobody knows which.
+	Rescue bool
 }
 
 // Stamp is what a slot holds as it says itself: nothing that may be trusted.
