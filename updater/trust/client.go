@@ -347,17 +347,23 @@ func (c *Client) keep(st *state) error {
 func (c *Client) Refresh(ctx context.Context, src Source, clock Clock) (Status, error) {
 	c.refreshing.Lock()
 	defer c.refreshing.Unlock()
+	c.mu.Lock()
+	before := c.st
+	c.mu.Unlock()
 	err := c.refresh(ctx, src, clock)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.clock = clock
-	v, lookErr := look(c.st)
-	if lookErr == nil {
-		c.view = v
+	if c.st != before {
+		v, lookErr := look(c.st)
+		if lookErr == nil {
+			c.view = v
+		}
+		err = errors.Join(err, lookErr)
 	}
 	s := c.status()
-	if err = errors.Join(err, lookErr); err == nil && s.Stale {
+	if err == nil && s.Stale {
 		err = fmt.Errorf("%w: %v has expired", ErrStale, s.Expired)
 	}
 	return s, err

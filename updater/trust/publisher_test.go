@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,8 +90,48 @@ type publisher struct {
 
 // newPublisher has the format's defaults: root and targets 3 of 5, beta 2 of 3, a log with 3 of 5 witnesses, one release.
 func newPublisher(t testing.TB) *publisher {
+	p := fresh().copy()
+	p.t, p.log = t, p.log.Fork(len(p.log.Entries))
+	p.witnesses = slices.Clone(p.witnesses)
+	for i, w := range p.witnesses {
+		c := *w
+		p.witnesses[i] = &c
+	}
+	return p
+}
+
+// fresh and refreshed are made once, because keys, signatures and proofs take their time: a new publisher, and the store of a client that
+// has seen it.
+var (
+	fresh     = sync.OnceValue(makePublisher)
+	refreshed = sync.OnceValue(func() *memory {
+		m := newMemory()
+		c, err := create(m, Options{Root: fresh().files["metadata/1.root.json"], NeedLog: true})
+		if err != nil {
+			panic(err)
+		}
+		if _, err := c.Refresh(context.Background(), fresh().copy(), clock(2)); err != nil {
+			panic(err)
+		}
+		return m
+	})
+)
+
+// newFollower is a new publisher and a client that has seen it.
+func newFollower(t testing.TB) (*publisher, *Client) {
+	m := newMemory()
+	m.files = maps.Clone(refreshed().files)
+	c, err := open(m, Options{NeedLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.clock = clock(2)
+	return newPublisher(t), c
+}
+
+func makePublisher() *publisher {
 	p := &publisher{
-		t: t, files: map[string][]byte{}, hasBeta: true, quorum: 3,
+		files: map[string][]byte{}, hasBeta: true, quorum: 3,
 		roles: map[string]*role{
 			"root":      {keys: people("root", 5), threshold: 3},
 			"targets":   {keys: people("targets", 5), threshold: 3},
@@ -203,7 +245,7 @@ func publish[T metadata.Roles](p *publisher, name, file string, signed T) []byte
 	if e := p.edit[name]; e != nil {
 		e(&signed)
 	}
-	b := sign(p.t, signed, p.roles[name].signers()...)
+	b := sign(signed, p.roles[name].signers()...)
 	if a := p.after[name]; a != nil {
 		b = a(b)
 	}
@@ -211,18 +253,18 @@ func publish[T metadata.Roles](p *publisher, name, file string, signed T) []byte
 	return b
 }
 
-func sign[T metadata.Roles](t testing.TB, signed T, by ...*person) []byte {
+func sign[T metadata.Roles](signed T, by ...*person) []byte {
 	m := metadata.Metadata[T]{Signed: signed, Signatures: []metadata.Signature{}}
 	payload, err := cjson.EncodeCanonical(signed)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	for _, k := range by {
 		m.Signatures = append(m.Signatures, metadata.Signature{KeyID: k.id, Signature: ed25519.Sign(k.priv, payload)})
 	}
 	b, err := m.ToBytes(false)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return b
 }

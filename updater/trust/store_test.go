@@ -151,6 +151,9 @@ func testPowerCut(t *testing.T) {
 				continue
 			}
 			known[key] = true
+			if testing.Short() && len(known)%4 != 0 {
+				continue
+			}
 			after := newMemory()
 			for n, b := range s {
 				after.files[n] = file{b, true}
@@ -165,7 +168,7 @@ func testPowerCut(t *testing.T) {
 				t.Errorf("a cut leaves %+v and %v", v, paths(d.Targets()))
 			}
 			last = v
-			if len(known)%7 == 0 { // and goes on from there
+			if len(known)%12 == 0 { // and goes on from there
 				mustRefresh(t, d, p)
 				if d.Status().Versions.Root != 3 || len(d.Targets()) != 3 {
 					t.Errorf("%+v", d.Status())
@@ -200,19 +203,18 @@ func testPowerCut(t *testing.T) {
 func testStore(t *testing.T) {
 	t.Run("full disk and I/O errors", func(t *testing.T) {
 		p := newPublisher(t)
-		first := p.copy()
 		p.release(release.Stable, "v2")
 		p.root()
 		p.all()
-		for fail := 1; ; fail++ {
-			m := newMemory()
-			c, err := create(m, Options{Root: p.files["metadata/1.root.json"], NeedLog: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustRefresh(t, c, first)
+		step := 1
+		if testing.Short() {
+			step = 11
+		}
+		for fail := 1; ; fail += step {
+			_, c := newFollower(t)
+			m := c.disk.(*memory)
 			m.fail = m.ops + fail
-			_, err = c.Refresh(t.Context(), p, clock(2))
+			_, err := c.Refresh(t.Context(), p, clock(2))
 			if err == nil {
 				if fail < 20 {
 					t.Errorf("only %d operations", fail)
@@ -257,6 +259,9 @@ func testStore(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if testing.Short() {
+			damage = map[string]func([]byte) []byte{"flipped": damage["flipped"]}
 		}
 		for what, f := range damage {
 			for _, name := range storeFiles() {
