@@ -221,8 +221,35 @@ func (b *builder) first(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rescue, err := b.rescue()
+	if err != nil {
+		return err
+	}
+	files = append(files, rescue...)
 	p := b.Board.Layout.Partition(b.Board.Layout.First)
 	return b.fat(ctx, pack.FAT{Label: "CROFT", ID: 0xc0f70001, Start: p.Start}, p.Size, files, b.volume("first"))
+}
+
+// rescue packs the rescue system: the root file system's content, with a mark, in an initramfs.
+func (b *builder) rescue() ([]board.File, error) {
+	if b.Board.Rescue == nil {
+		return nil, nil
+	}
+	dir, packed := filepath.Join(b.tmp, "root"), b.volume("rescue")
+	mark := filepath.Join(dir, "etc/croft/rescue")
+	if err := os.WriteFile(mark, []byte(b.Version+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	defer os.Remove(mark)
+	if err := pack.Initramfs(dir, packed, b.Epoch, map[string]string{pathInit: "init"}); err != nil {
+		return nil, err
+	}
+	content, err := os.ReadFile(packed)
+	if err != nil {
+		return nil, err
+	}
+	files, err := b.Board.Rescue(b.moduleDir, b.Version, b.Board.RescueCmdline(b.Version))
+	return append(files, board.File{Path: board.RescueFile, Data: content}), err
 }
 
 // boot packs the boot part: the kernel on UEFI machines. On Raspberry Pis it is the boot file system from its first sector to the

@@ -44,6 +44,9 @@ type Board struct {
 	// Boot lists what the boot part of a release is made of: on UEFI machines the kernel, on Raspberry Pis the files of a slot's
 	// boot file system. It is the same for either slot.
 	Boot func(mods Modules) ([]File, error)
+	// Rescue lists what the first FAT volume holds beside that for the rescue system, whose initramfs is RescueFile there and whose
+	// kernel gets that command line; nil for families that have none.
+	Rescue func(mods Modules, version, cmdline string) ([]File, error)
 	// Components are the parts of an image that are not Go code.
 	Components []Component
 	// Imager are the tags by which Raspberry Pi Imager knows the boards of this family, none for others.
@@ -76,6 +79,21 @@ func (b Board) Cmdline(version string, number int64) string {
 	args = append(args, "croft.board="+b.ID, "croft.slot={slot}")
 	args = append(args, b.Args...)
 	return strings.Join(append(args, "croft.version="+version, fmt.Sprintf("croft.number=%d", number)), " ")
+}
+
+// RescueFile is the initramfs of the rescue system on the first FAT volume.
+const RescueFile = "rescue.cpio.gz"
+
+// RescueCmdline is the kernel command line of the rescue system, whose root is its initramfs.
+func (b Board) RescueCmdline(version string) string {
+	var args []string
+	for _, a := range commonArgs {
+		if a != "ro" && !strings.HasPrefix(a, "root") && !strings.HasPrefix(a, "init=") {
+			args = append(args, a)
+		}
+	}
+	args = append(args, "croft.board="+b.ID)
+	return strings.Join(append(append(args, b.Args...), "croft.version="+version), " ")
 }
 
 // families is filled by each family's file, so that adding one touches one file.

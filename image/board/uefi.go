@@ -39,6 +39,17 @@ func uefiBoot(kernel string) func(Modules) ([]File, error) {
 	}
 }
 
+// uefiRescue is a kernel of its own, which no update writes to, and a loader entry. The loader takes it by itself only when there is
+// no entry of a slot; otherwise by its menu, which a key that is held down while the machine starts brings up.
+func uefiRescue(kernel string) func(Modules, string, string) ([]File, error) {
+	return func(mods Modules, version, cmdline string) ([]File, error) {
+		k, err := fromModule(mods, kernel, "vmlinuz", "vmlinuz-rescue")
+		entry := fmt.Sprintf("title Croft rescue system\nsort-key croft-rescue\nversion %s\nlinux /%s\ninitrd /%s\noptions %s\n",
+			version, k.Path, RescueFile, cmdline)
+		return []File{k, {Path: "loader/entries/croft-rescue.conf", Data: []byte(entry)}}, err
+	}
+}
+
 func systemdBootComponent() Component {
 	return Component{
 		Name: "systemd-boot", Module: monogok, Version: "250.5", License: "LGPL-2.1-or-later",

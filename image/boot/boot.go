@@ -42,6 +42,7 @@ type Config struct {
 	CoreUID    uint32   // may do everything on the control socket
 	UpdaterUID uint32   // may see and try slots there, and gets the idle one to write
 	FetcherUID uint32   // may read sticks
+	Rescue     bool     // this is the rescue system
 }
 
 // Paths on the box.
@@ -100,12 +101,12 @@ type Box struct {
 
 func newBox(cfg Config) *Box {
 	b := &Box{
-		cfg: cfg, end: make(chan string, 1), dir: dataDir, consoles: consoles, firstFAT: firstFAT,
+		cfg: cfg, end: make(chan string, 1), dir: dataDir, consoles: consoles,
 		setHostname: unix.Sethostname, uptime: sinceBoot, newOneShot: newOneShot, once: piOneShot{}, forceAt: forceRestart,
 		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
 		pss:     slow[int64]{every: 10 * time.Second},
 	}
-	b.runCheck, b.committed = b.check, b.readCommitted
+	b.runCheck, b.committed, b.firstFAT = b.check, b.readCommitted, b.findFirstFAT
 	return b
 }
 
@@ -126,9 +127,16 @@ func Main(cfg Config) error {
 	defer stopWatching()
 	go b.watchHealth(watchCtx)
 	go b.console(ctx)
-	b.phase("slots", "Slots", b.findSlots)
-	b.phase("data", "Data partition", b.openData)
-	b.phase("trial", "Last update", b.recordTrial)
+	if cfg.Rescue {
+		b.mu.Lock()
+		b.rescue = environmentRescue()
+		b.mu.Unlock()
+		b.phase("slots", "Slots", b.findRescueMedium)
+	} else {
+		b.phase("slots", "Slots", b.findSlots)
+		b.phase("data", "Data partition", b.openData)
+		b.phase("trial", "Last update", b.recordTrial)
+	}
 	if b.over() { // on trial, and nothing can be proved
 		return b.takeDown(<-b.end)
 	}

@@ -318,6 +318,9 @@ func (b *Box) act(ctx context.Context, action string) error {
 	if b.rescue == nil {
 		return errors.New("the box is not in rescue mode")
 	}
+	if b.cfg.Rescue {
+		return errors.New("the rescue system does not touch the data partition")
+	}
 	if action == "cancel" {
 		if b.cancel == nil {
 			return errors.New("there is nothing that can be cancelled")

@@ -16,7 +16,11 @@ import (
 // maxOwnerFile is the most that such a file may have, in bytes.
 const maxOwnerFile = 64 << 10
 
-func firstFAT() (string, error) {
+func (b *Box) findFirstFAT() (string, error) {
+	if m, err := b.boot(); err == nil {
+		p, err := m.partition(disk.Layout(m.table).First)
+		return p.Path(), err
+	}
 	d, err := disk.RootDisk("/sys")
 	if err != nil {
 		return "", err

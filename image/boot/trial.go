@@ -455,10 +455,18 @@ func (b *Box) startTrial(slot string) error {
 	case b.onTrial():
 		return errOnTrial
 	}
+	committed, err := b.committed()
+	if err != nil && b.cfg.Rescue {
+		if err := b.commitRescued(m, layout.Slot(slot)); err != nil {
+			return err
+		}
+		b.finishSoon("reboot")
+		return nil
+	}
 	if why := b.once.Lacks(); why != "" {
 		return errors.New(why)
 	}
-	if committed, err := b.committed(); err != nil {
+	if err != nil {
 		return err
 	} else if committed != m.running { // then there would be no way back
 		return errNotKept

@@ -20,12 +20,18 @@ func main() {
 		fmt.Fprintln(os.Stderr, "init: only the kernel starts this")
 		os.Exit(2)
 	}
+	rescue := boot.IsRescueSystem()
+	if rescue && (len(os.Args) < 2 || os.Args[1] != boot.AgainArg) {
+		fmt.Println("init:", boot.LeaveInitramfs())
+		select {}
+	}
 	err := boot.Main(boot.Config{
 		Services:   world.Services("/user/croftd"),
 		Launcher:   []string{"/gokrazy/init", "launch"},
 		CoreUID:    world.UIDCore,
 		UpdaterUID: world.UIDUpdater,
 		FetcherUID: world.UIDFetcher,
+		Rescue:     rescue,
 	})
 	fmt.Println("init:", err)
 	select {} // the end of PID 1 would be a kernel panic

@@ -55,6 +55,10 @@ type Rescue struct {
 // RescueUnfinished is the code of a data partition that was being erased when that was cut off.
 const RescueUnfinished = "unfinished"
 
+// RescueSystem is the code of the rescue system, which runs from the first FAT when no slot does: it installs a release anew and has
+// never opened the data partition.
+const RescueSystem = "rescue-system"
+
 // CheckDone is the outcome of the last check of the data partition.
 type CheckDone struct {
 	At       time.Time `json:"at"`
