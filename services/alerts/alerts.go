@@ -1,5 +1,5 @@
 // Package alerts remembers what happened to the box until an owner has seen it: that its disk fills up, that it is hot,
-// that a service does not keep running, and what else api.AlertNames lists.
+// that a service does not keep running, that an update waits or failed, and what else api.AlertNames lists.
 //
 // An alert begins when its rule finds it, and is over when that has not been so for Hold. If it begins again before an
 // owner has seen it, it is the same alert, counted once more. One that was seen goes once it is over; if it begins

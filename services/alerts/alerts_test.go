@@ -199,7 +199,7 @@ func TestRules(t *testing.T) {
 	}
 	covered["clock-unsure"] = true // below
 	for _, name := range api.AlertNames() {
-		if !covered[name] {
+		if !covered[name] && !strings.HasPrefix(name, "update-") { // see TestUpdates
 			t.Errorf("%s is not tested", name)
 		}
 		if text, _ := sentences(name, nil); text == "Something needs you." {

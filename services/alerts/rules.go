@@ -2,6 +2,7 @@ package alerts
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,10 +95,38 @@ func look(m *memory, b *api.Box, at time.Duration) map[key]finding {
 		}
 		so(m.unsure >= 0 && at-m.unsure >= unsureFor, "clock-unsure", "", warn, nil)
 	}
+	if b.Updates != nil {
+		updates(b.Updates, so)
+	}
 	for _, n := range b.Notices {
 		so(n.Name == "state-restored" || n.Name == "state-replaced", n.Name, "", act, nil)
 	}
 	return found
+}
+
+// passing are the causes for which an attempt ends without that anybody has to do something: the box tries again by itself.
+var passing = []string{"download", "busy", "interrupted", "power"}
+
+// updates finds what an owner should know of updates.
+func updates(u *api.Updates, so func(yes bool, name, target, weight string, args map[string]string)) {
+	if p := u.Problem; p != nil {
+		so(p.Cause == "split-view", "update-split-view", "", act, nil)
+		so(p.Cause == "stale", "update-stale", "", warn, nil)
+	}
+	tried := false
+	if o := u.Offer; o != nil {
+		tried = o.Tried >= 2
+		so(tried, "update-tried-twice", o.Version, warn, map[string]string{"version": o.Version})
+		waits := u.State == api.UpdateIdle || u.State == api.UpdateReady
+		so(u.Policy.Mode == "ask" && waits && !tried && u.Next == nil, "update-available", o.Version, warn, map[string]string{"version": o.Version})
+	}
+	a := u.Last
+	if a == nil || tried && a.Version == u.Offer.Version { // that says it all
+		return
+	}
+	args := map[string]string{"version": a.Version, "from": a.From, "cause": a.Cause, "service": a.Service}
+	so(a.Outcome == api.UpdateBack, "update-back", a.Version, warn, args)
+	so(a.Outcome == api.UpdateFailed && !slices.Contains(passing, a.Cause), "update-failed", a.Version, warn, args)
 }
 
 // sentences say in English what happened and the one next step. The web UI has its own, by name.
@@ -129,6 +158,18 @@ func sentences(name string, args map[string]string) (text, next string) {
 		return "Croft's own settings were damaged, and it went back to its last good copy.", "Look whether the latest changes are there. If this happens again, replace the card."
 	case "state-replaced":
 		return "Croft's own settings were damaged, and it started with fresh ones. The damaged file was kept.", "If this happens again, the card is probably failing: replace it."
+	case "update-available":
+		return "Version " + args["version"] + " of Croft can be installed.", "Look at what is new, then install it."
+	case "update-back":
+		return "Version " + args["version"] + " did not prove itself, so the box went back to the one before.", "There is nothing to do; the page about updates says why."
+	case "update-failed":
+		return "Version " + args["version"] + " could not be installed.", "Look at the page about updates."
+	case "update-tried-twice":
+		return "Version " + args["version"] + " failed twice, so the box does not try it again by itself.", "Wait for the next version, or try it once more on the page about updates."
+	case "update-split-view":
+		return "The public log of releases shows this box something else than before. Croft keeps the proof and installs nothing.", "Tell the people who publish Croft's releases, by another way than this box."
+	case "update-stale":
+		return "The box can't tell whether it has the newest release.", "Look whether the box has internet access."
 	case "restarted-unhealthy":
 		return "The box restarted itself several times because something important kept failing.", "Look at the services that don't run."
 	}

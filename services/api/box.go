@@ -46,7 +46,7 @@ func ProblemTypes() []string {
 		"already-claimed", "not-claimed", "wrong-password", "second-factor", "wrong-second-factor", "invite-void",
 		"no-such-owner", "last-owner", "changed-meanwhile", "precondition", "no-trial", "trial-running", "cannot-undo",
 		"not-confirmed", "action", "not-rescue", "refused", "state", "internal", "too-many", "updater-away", "wrong-release",
-		"bad-file", "no-room", "busy",
+		"bad-file", "wrong-board", "no-room", "busy",
 	}
 }
 

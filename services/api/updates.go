@@ -95,7 +95,7 @@ type Updates struct {
 // UpdatePolicy is the owner's will: the field "updates" of the configuration document, and PUT /v1/policy on the updater's
 // socket. Zero means: by itself, between 2 and 5 at night, stable releases, sharing on.
 type UpdatePolicy struct {
-	Mode    string   `json:"mode"`              // "auto", "ask" or "stay"; empty means auto
+	Mode    string   `json:"mode,omitempty"`    // "auto", "ask" or "stay"; empty means auto
 	From    string   `json:"from,omitempty"`    // "02:00", in the box's time zone; the window may cross midnight
 	To      string   `json:"to,omitempty"`      // "05:00"
 	Channel string   `json:"channel,omitempty"` // "stable" or "beta"; empty means stable

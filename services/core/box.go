@@ -26,7 +26,7 @@ const (
 var errStarting = errors.New("init does not answer")
 
 // sources are the processes that know the parts.
-type sources struct{ init, network, discovery *http.Client }
+type sources struct{ init, network, discovery, updater *http.Client }
 
 // boxWatcher puts the state of the box together, when asked and, while somebody listens, regularly.
 type boxWatcher struct {
@@ -74,6 +74,7 @@ func (w *boxWatcher) ask() (*api.Box, error) {
 	b := &api.Box{}
 	var n api.Network
 	var d api.Discovery
+	var u api.Updates
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if daemon.GetJSON(ctx, w.src.network, "http://network/v1/network", &n) == nil {
@@ -83,6 +84,12 @@ func (w *boxWatcher) ask() (*api.Box, error) {
 	wg.Go(func() {
 		if daemon.GetJSON(ctx, w.src.discovery, "http://discovery/v1/discovery", &d) == nil {
 			b.Discovery = &d
+		}
+	})
+	wg.Go(func() {
+		if daemon.GetJSON(ctx, w.src.updater, "http://updater/v1/updates", &u) == nil {
+			whole(&u)
+			b.Updates = &u
 		}
 	})
 	err := daemon.GetJSON(ctx, w.src.init, "http://init/v1/system", &b.System)
@@ -100,7 +107,7 @@ func forRole(b *api.Box, role who) *api.Box {
 		return b
 	}
 	c := *b
-	c.Notices, c.Alerts = nil, nil
+	c.Notices, c.Alerts, c.Updates = nil, nil, forSome(b.Updates)
 	return &c
 }
 

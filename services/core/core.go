@@ -10,8 +10,9 @@
 // and configuration a minute late.
 //
 // Memory, at worst, of the 96 MiB that the process may take: some 25 MiB at rest, 19 MiB for a password's hash (one at a
-// time, given back at once), 64 KiB for each body that is being received (the gateway bounds how many), 1 MiB for what is
-// remembered of clients, 2 MiB for 32 event streams, and one bundle for diagnosis.
+// time, given back at once), 64 KiB for each body that is being received, 192 KiB for an owner's root of trust (the gateway bounds how
+// many), 1 MiB for what is remembered of clients, 2 MiB for 32 event streams, and one bundle for diagnosis. An uploaded update
+// is passed on as it arrives.
 //
 // Sources: RFC 9457 (problem details), RFC 9110 (entity tags, conditions), RFC 6750 (bearer tokens), RFC 6265bis (cookies
 // and their name prefixes), RFC 6901 (JSON pointers), OpenAPI 3.1, the HTML standard's section on server-sent events.
@@ -23,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -41,24 +43,29 @@ import (
 type Config struct {
 	GatewayUID uint32
 	WebUIUID   uint32
+	UpdaterUID uint32 // may ask for the health, nothing else
 	Licences   string // path of the list in the root file system; empty for licencesFile
 }
 
 // server is the public API.
 type server struct {
-	ctx      context.Context // of the service
-	log      *slog.Logger
-	db       *state.DB
-	id       *identity.Identity
-	config   *config.Store
-	history  *history.History
-	alerts   *alerts.Alerts
-	box      *boxWatcher
-	init     *http.Client
-	limits   limits
-	streams  streams
-	cop      *http.CrossOriginProtection
-	licences string // path of the list in the root file system
+	ctx       context.Context // of the service
+	log       *slog.Logger
+	db        *state.DB
+	id        *identity.Identity
+	config    *config.Store
+	history   *history.History
+	alerts    *alerts.Alerts
+	box       *boxWatcher
+	init      *http.Client
+	updater   *http.Client
+	fetcher   *http.Client
+	attempted *attemptLog
+	uploading sync.Mutex // one file at a time
+	limits    limits
+	streams   streams
+	cop       *http.CrossOriginProtection
+	licences  string // path of the list in the root file system
 
 	started   time.Time   // what the monotonic clock is counted from
 	sure      atomic.Bool // the wall clock, when the box was last seen
@@ -78,7 +85,11 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	if l == nil {
 		return fmt.Errorf("%w: no listener \"core\" was passed", daemon.ErrConfig)
 	}
-	db, err := state.Open(ctx, env.StateDir, env.Log)
+	openState := state.Open
+	if os.Getenv(daemon.TrialEnv) != "" {
+		openState = state.OpenOnTrial
+	}
+	db, err := openState(ctx, env.StateDir, env.Log)
 	if err != nil {
 		return err
 	}
@@ -100,12 +111,16 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	wg.Go(s.voidClaim)
 	go env.Watch(ctx, db.Check)
 	env.Ready("running")
-	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID), s.handler(operations()))
+	api := s.handler(operations())
+	mux := http.NewServeMux()
+	mux.Handle("GET /api/v1/health", api)
+	mux.HandleFunc("/", daemon.OnlyPeers(api.ServeHTTP, cfg.GatewayUID, cfg.WebUIUID))
+	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID, cfg.UpdaterUID), mux)
 }
 
 func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences string) (*server, error) {
 	s := &server{
-		ctx: ctx, log: env.Log, db: db, init: env.Client("init"), limits: newLimits(time.Now),
+		ctx: ctx, log: env.Log, db: db, init: env.Client("init"), updater: env.Client("updater"), fetcher: env.Client("fetcher"), limits: newLimits(time.Now),
 		cop: http.NewCrossOriginProtection(), licences: licences, started: time.Now(),
 	}
 	var err error
@@ -118,14 +133,18 @@ func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences stri
 			s.limits.signIn.trust(v.Place)
 		}
 	}
-	src := sources{init: s.init, network: env.Client("network"), discovery: env.Client("discovery")}
+	src := sources{init: s.init, network: env.Client("network"), discovery: env.Client("discovery"), updater: s.updater}
 	s.config, err = config.Open(ctx, config.Options{
 		DB: db, Identity: s.id, Log: env.Log, Now: time.Now, Init: src.init, Network: src.network, Discovery: src.discovery,
+		Updater: s.updater,
 	})
 	if err != nil {
 		return nil, err
 	}
 	if s.alerts, err = alerts.Open(ctx, db, env.Log, time.Now); err != nil {
+		return nil, err
+	}
+	if s.attempted, err = openAttemptLog(ctx, db, s.id); err != nil {
 		return nil, err
 	}
 	dir := ""

@@ -40,6 +40,11 @@ type fakes struct {
 	acted    []string     // "METHOD path body" of everything that acts
 	vitals   *api.Vitals
 	logs     http.Handler // of init's logs, in the place of one line
+	updates  *api.Updates // nil: the updater answers 503
+	attempts []api.UpdateAttempt
+	no       any // what the updater and the fetcher refuse with
+	noStatus int
+	arriving bool // a file
 }
 
 func (f *fakes) set(change func(f *fakes)) {
@@ -68,6 +73,10 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.mu.Unlock()
+	if r.Host == "updater" || r.Host == "fetcher" {
+		f.update(w, r)
+		return
+	}
 	if f.system == nil && (r.Host == "init" || r.Method != "GET") {
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 		return
@@ -148,6 +157,40 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	daemon.WriteJSON(w, http.StatusOK, v)
 }
 
+// update answers for the updater and the fetcher.
+func (f *fakes) update(w http.ResponseWriter, r *http.Request) {
+	var b []byte
+	if r.URL.Path == "/v1/upload" && r.Method == "PUT" {
+		f.arriving = true
+		f.mu.Unlock() // it may take long
+		io.Copy(io.Discard, r.Body)
+		f.mu.Lock()
+		f.arriving = false
+	} else {
+		b, _ = io.ReadAll(r.Body)
+	}
+	switch {
+	case f.updates == nil:
+		http.Error(w, "not now", http.StatusServiceUnavailable)
+	case r.Method == "GET" && r.URL.Path == "/v1/updates":
+		daemon.WriteJSON(w, http.StatusOK, f.updates)
+	case r.Method == "GET" && r.URL.Path == "/v1/updates/history":
+		daemon.WriteJSON(w, http.StatusOK, f.attempts)
+	case f.no != nil:
+		daemon.WriteJSON(w, f.noStatus, f.no)
+	default:
+		f.acted = append(f.acted, r.Method+" "+r.Host+r.URL.RequestURI()+" "+string(b))
+		if r.URL.Path == "/v1/policy" {
+			var s api.UpdateSettings
+			json.Unmarshal(b, &s)
+			u := *f.updates
+			u.Policy, u.TimeZone = s.Policy, s.TimeZone
+			f.updates = &u
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}
+}
+
 // box is a running core with fakes around it.
 type box struct {
 	*fakes
@@ -208,7 +251,7 @@ func surround(t testing.TB, dir string) (*box, *daemon.Env, context.Context, *sy
 		}
 		return l
 	}
-	for _, name := range []string{"init", "network", "discovery"} {
+	for _, name := range []string{"init", "network", "discovery", "updater", "fetcher"} {
 		l := listen(name)
 		wg.Go(func() { daemon.Serve(ctx, l, f) })
 	}
@@ -459,7 +502,7 @@ func TestNewerState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.SQL().Exec("PRAGMA user_version=999; UPDATE settings SET value = '999' WHERE key = 'schema'"); err != nil {
+	if _, err := db.SQL().Exec("PRAGMA user_version=999; INSERT OR REPLACE INTO settings VALUES ('schema', '999'), ('schema-reads', '999')"); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()

@@ -82,5 +82,8 @@ func (s *server) observed(b *api.Box) {
 		s.sure.Store(b.Network.Clock.Certainty != api.ClockUnsure)
 	}
 	s.alerts.Observe(s.ctx, b, time.Since(s.started))
+	if err := s.attempted.record(s.ctx, b.Updates, s.attempts); err != nil {
+		s.log.Warn("how an update ended was not recorded yet", "err", err)
+	}
 	b.Alerts = s.alerts.List()
 }

@@ -39,6 +39,9 @@ type operation struct {
 const (
 	small = 4 << 10
 	large = 64 << 10 // a configuration document
+
+	maxRoot   = 192 << 10 // a root of trust, with what is around it
+	maxUpload = 400 << 20 // an uploaded update, which is passed on as it arrives
 )
 
 // operations is the table of all operations. openapi.json says the same in more words; a test holds them together.
@@ -112,6 +115,13 @@ func operations() []operation {
 		{"checkConfig", post, "/config/check", owner, api.ScopeConfig, large, (*server).postConfigCheck},
 		{"configChanges", get, "/config/changes", owner, api.ScopeConfig, 0, (*server).getConfigChanges},
 		{"undoConfig", post, "/config/undo", owner, api.ScopeConfig, small, (*server).postConfigUndo},
+		{"updates", get, "/updates", people, api.ScopeBox, 0, (*server).getUpdates},
+		{"updatesHistory", get, "/updates/history", owner, api.ScopeControl, 0, (*server).getUpdatesHistory},
+		{"updatesAction", post, "/updates/action", owner, api.ScopeControl, small, (*server).postUpdatesAction},
+		{"updatesTrust", put, "/updates/trust", owner, "", maxRoot, (*server).putUpdatesTrust},
+		{"uploadUpdate", put, "/updates/file", owner, api.ScopeControl, maxUpload, (*server).putUpdatesFile},
+		{"removeUpdate", del, "/updates/file", owner, api.ScopeControl, 0, (*server).deleteUpdatesFile},
+
 		{"network", get, "/network", owner, api.ScopeConfig, 0, (*server).getNetwork},
 		{"keepNetwork", post, "/network/keep", owner, api.ScopeConfig, 0, (*server).postNetworkKeep},
 		{"revertNetwork", post, "/network/revert", owner, api.ScopeConfig, 0, (*server).postNetworkRevert},

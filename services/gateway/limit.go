@@ -23,8 +23,9 @@ type Limits struct {
 	Burst          int           // requests at once by one client
 	Header         int           // bytes of a request's header
 	Body           int64         // bytes of a request's body
+	Upload         int64         // bytes of the body that brings an update as a file (isUpload)
 	HeaderTime     time.Duration // for the TLS handshake, and for a request's header
-	BodyTime       time.Duration // for a request's whole body
+	BodyTime       time.Duration // for a request's whole body; of an update's, for each piece
 	WriteTime      time.Duration // a client that takes nothing of the answer for so long is given up
 	IdleTime       time.Duration // of a connection between requests
 	BackendTime    time.Duration // from a request to the header of a service's answer
@@ -34,7 +35,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Conns: 192, QUIC: 48, ConnsPerClient: 48, Requests: 192, PerClient: 48, Rate: 200, Burst: 1000,
-		Header: 32 << 10, Body: 1 << 20,
+		Header: 32 << 10, Body: 1 << 20, Upload: 401 << 20, // core's limit, and the form around the file
 		HeaderTime: 10 * time.Second, BodyTime: 30 * time.Second, WriteTime: 30 * time.Second,
 		IdleTime: 2 * time.Minute, BackendTime: 20 * time.Second,
 	}

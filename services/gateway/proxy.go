@@ -108,18 +108,21 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case climbs(r.URL.Path):
 		f.problem(w, r, http.StatusBadRequest, "That is no address of this box.", "The path leads above where it begins.")
 		return
-	case r.ContentLength > f.limits.Body:
+	case r.ContentLength > f.mostOf(r):
 		h["Connection"] = []string{"close"}
-		f.problem(w, r, http.StatusRequestEntityTooLarge, "That is too big to send here.",
-			"At most "+strconv.FormatInt(f.limits.Body>>10, 10)+" kB can be sent at once.")
+		f.tooBig(w, r)
 		return
 	}
 	if r.Body != nil && r.Body != http.NoBody {
 		rc := http.NewResponseController(w)
-		if rc.SetReadDeadline(time.Now().Add(f.limits.BodyTime)) == nil {
-			r.Body = &body{http.MaxBytesReader(w, r.Body, f.limits.Body), rc}
-		} else {
-			r.Body = http.MaxBytesReader(w, r.Body, f.limits.Body)
+		limited := http.MaxBytesReader(w, r.Body, f.mostOf(r))
+		switch {
+		case rc.SetReadDeadline(time.Now().Add(f.limits.BodyTime)) != nil:
+			r.Body = limited
+		case isUpload(r):
+			r.Body = &upload{body{limited, rc}, f.limits}
+		default:
+			r.Body = &body{limited, rc}
 		}
 	}
 	if f.trust().serve(f, w, r) {
@@ -130,6 +133,25 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.proxy.ServeHTTP(out, r)
 	out.start(nil, 0, false)
 	f.writers.Put(out)
+}
+
+// isUpload reports whether a request brings an update as a file: to the API, or from the form of the page. Both ask who it is
+// before they read it.
+func isUpload(r *http.Request) bool {
+	return r.Method == http.MethodPut && r.URL.Path == "/api/v1/updates/file" || r.Method == http.MethodPost && r.URL.Path == "/updates/file"
+}
+
+// mostOf is how many bytes a request's body may have.
+func (f *front) mostOf(r *http.Request) int64 {
+	if isUpload(r) {
+		return f.limits.Upload
+	}
+	return f.limits.Body
+}
+
+func (f *front) tooBig(w http.ResponseWriter, r *http.Request) {
+	f.problem(w, r, http.StatusRequestEntityTooLarge, "That is too big to send here.",
+		"At most "+strconv.FormatInt(f.mostOf(r)>>10, 10)+" kB can be sent at once.")
 }
 
 // isAPI reports whether a path belongs to the API, which core serves; all else is the web UI's.
@@ -203,8 +225,7 @@ func (f *front) failed(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &tooBig):
 		w.Header()["Connection"] = []string{"close"}
-		f.problem(w, r, http.StatusRequestEntityTooLarge, "That is too big to send here.",
-			"At most "+strconv.FormatInt(f.limits.Body>>10, 10)+" kB can be sent at once.")
+		f.tooBig(w, r)
 	case r.Context().Err() != nil: // the client has gone
 		w.WriteHeader(http.StatusBadGateway)
 	case errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
@@ -271,6 +292,19 @@ func (b *body) Read(p []byte) (int, error) {
 		b.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// upload moves both deadlines on with each piece that arrives: the whole of it may take long.
+type upload struct {
+	body
+	limits Limits
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	now := time.Now()
+	u.rc.SetReadDeadline(now.Add(u.limits.BodyTime))
+	u.rc.SetWriteDeadline(now.Add(u.limits.BodyTime + 2*u.limits.WriteTime))
+	return u.body.Read(p)
 }
 
 // writer moves the write deadline on while the client takes the answer, however long that is; an event stream may
