@@ -56,21 +56,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			// exits CODE PROGRAM ARGS...: the exit code of a program.
-			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
-				want, err := strconv.Atoi(args[0])
-				ts.Check(err)
-				code := 0
-				var exit *exec.ExitError
-				if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
-					code = exit.ExitCode()
-				} else if err != nil {
-					ts.Fatalf("%v", err)
-				}
-				if code != want {
-					ts.Fatalf("exit code %d, want %d", code, want)
-				}
-			},
+			"exits": exits,
 			// did TEXT: PID 1 or the network service was told that.
 			"did": func(ts *testscript.TestScript, neg bool, args []string) {
 				if b := ts.Value(boxKey{}).(*testBox); b.did(args[0]) == neg {
@@ -79,6 +65,22 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// exits is a script's "exits CODE PROGRAM ARGS...": the exit code of a program.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
 }
 
 // boxKey finds the box of a script.

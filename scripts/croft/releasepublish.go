@@ -413,6 +413,7 @@ func releaseVerify(ctx context.Context, args []string, io stdio) int {
 			return err
 		}
 		defer done()
+		_, o.Partial = src.(bundled)
 		v, err := publish.Verify(ctx, src, o)
 		if err != nil {
 			return err
@@ -429,6 +430,9 @@ func releaseVerify(ctx context.Context, args []string, io stdio) int {
 		return nil
 	}())
 }
+
+// bundled is a repository with one release only.
+type bundled struct{ publish.Source }
 
 // openRepository opens a folder, a bundle or a mirror.
 func openRepository(at string) (publish.Source, func(), error) {
@@ -455,7 +459,7 @@ func openRepository(at string) (publish.Source, func(), error) {
 		f.Close()
 		return nil, nil, err
 	}
-	return s, func() { s.Close() }, nil
+	return bundled{s}, func() { s.Close() }, nil
 }
 
 func showVerified(io stdio, v *publish.Verified, deep bool) {

@@ -1,6 +1,8 @@
 package publish_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -46,4 +48,46 @@ func TestPublisher(t *testing.T) {
 	if s = refresh(t, c, p); s.Versions.Root != 2 {
 		t.Errorf("%+v", s.Versions)
 	}
+}
+
+// part makes a system of n bytes that differs a little from that of another seed.
+func part(n int, seed uint64) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(1, 1))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+		if i%4096 > 2048 {
+			b[i] = 0
+		}
+	}
+	r = rand.New(rand.NewPCG(seed, 2))
+	for range 20 {
+		b[r.IntN(n)] ^= 0x55
+	}
+	return b
+}
+
+func verify(t *testing.T, p *publishtest.Publisher) *publish.Verified {
+	t.Helper()
+	v, err := publish.Verify(t.Context(), publish.Folder(p.Dir()), publish.VerifyOptions{Fingerprint: p.Fingerprint(), Deep: true, Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestReleases(t *testing.T) {
+	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 2}})
+	for i := range int64(9) {
+		p.AddRelease("pc", i+1, fmt.Sprintf("v1.%d.0", i), part(300_000, uint64(i)/3), part(6_000_000, uint64(i)))
+	}
+	v := verify(t, p)
+	if len(v.Releases) != publish.Keep {
+		t.Errorf("%d releases, want %d", len(v.Releases), publish.Keep)
+	}
+	last := v.Releases[len(v.Releases)-1].Release
+	if last.Number != 9 || len(last.Root.Patches) != 6 {
+		t.Errorf("%d has %d patches", last.Number, len(last.Root.Patches))
+	}
+	t.Logf("%d frames, %d patches, %d unproven", v.Frames, v.Patches, v.Unproven)
 }

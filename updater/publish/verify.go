@@ -51,6 +51,7 @@ type VerifyOptions struct {
 	NoLog       bool   // a publisher without a public log will do
 	Board       string // only this; "" means all
 	Deep        bool   // every frame and patch, too
+	Partial     bool   // what is not there is no fault, as in a bundle; but one release has to be
 	Now         time.Time
 	Progress    func(what string) // nil: nobody hears
 }
@@ -61,6 +62,7 @@ type Verified struct {
 	Releases []VerifiedRelease
 	Frames   int // blobs of frames that were unpacked and hashed
 	Patches  int // patches that were applied to what they are for
+	Absent   int // descriptions, bills of materials and patches that are not there, with Partial
 	Unproven int // patches whose old part is not in the repository: only their own hash was checked
 }
 
@@ -109,6 +111,10 @@ func Verify(ctx context.Context, src Source, o VerifyOptions) (*Verified, error)
 			continue
 		}
 		b, err := src.Get(ctx, release.TargetFile(t.Path, t.SHA256), release.MaxDescription)
+		if o.Partial && errors.Is(err, trust.ErrNotFound) {
+			v.Absent++
+			continue
+		}
 		if err == nil {
 			err = c.Verify(t.Path, b)
 		}
@@ -130,8 +136,11 @@ func Verify(ctx context.Context, src Source, o VerifyOptions) (*Verified, error)
 			return v, fmt.Errorf("two releases have the number %d", r.Release.Number)
 		}
 	}
+	if o.Partial && len(v.Releases) == 0 {
+		return v, errors.New("there is no release in it")
+	}
 	if o.Deep {
-		return v, v.deep(ctx, src, say)
+		return v, v.deep(ctx, src, o.Partial, say)
 	}
 	return v, nil
 }
@@ -178,7 +187,7 @@ func (b blobReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // deep checks all blobs of the releases. Parts are kept in a temporary folder while patches need them.
-func (v *Verified) deep(ctx context.Context, src Source, say func(string)) error {
+func (v *Verified) deep(ctx context.Context, src Source, partial bool, say func(string)) error {
 	dir, err := os.MkdirTemp("", "croft-parts-")
 	if err != nil {
 		return err
@@ -186,7 +195,9 @@ func (v *Verified) deep(ctx context.Context, src Source, say func(string)) error
 	defer os.RemoveAll(dir)
 	have := map[string]bool{}
 	for _, r := range v.Releases {
-		if err := checkBlob(ctx, src, r.Release.SBOM); err != nil {
+		if err := checkBlob(ctx, src, r.Release.SBOM); partial && errors.Is(err, trust.ErrNotFound) {
+			v.Absent++
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", r.Target.Path, err)
 		}
 		for _, p := range []release.Part{r.Release.Boot, r.Release.Root} {
@@ -215,7 +226,10 @@ func (v *Verified) deep(ctx context.Context, src Source, say func(string)) error
 			for _, x := range p.Patches {
 				blob := release.Blob{Blob: x.Blob, Size: x.Size}
 				say(r.Target.Path + ": " + release.BlobFile(blob.Blob))
-				if err := checkBlob(ctx, src, blob); err != nil {
+				if err := checkBlob(ctx, src, blob); partial && errors.Is(err, trust.ErrNotFound) {
+					v.Absent++
+					continue
+				} else if err != nil {
 					return fmt.Errorf("%s: %w", r.Target.Path, err)
 				}
 				if !have[x.From] {
