@@ -11,8 +11,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Window is the zstd window in bytes; the command line tool decompresses it without options, in that much memory.
-const Window = 8 << 20
+// Window is the zstd window in bytes: the largest that the command line tool decompresses without options, in that much memory. The
+// rescue system's kernel, which is that of slot A once more, takes no room that way.
+const Window = 128 << 20
 
 // Compress writes src to dst as one zstd frame (RFC 8878) and returns the SHA-256 of both, in hex. One goroutine encodes,
 // because the result must not depend on the number of processors.
