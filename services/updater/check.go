@@ -38,6 +38,11 @@ func (e *engine) check(ctx context.Context, internet bool) {
 		return
 	}
 	oerr := e.findOffer(ctx)
+	if p := e.pend; p != nil && p.Phase == phaseReady {
+		if err := e.believed(*p); err != nil {
+			e.end(p.Attempt, api.UpdateFailed, "bad-metadata", err.Error(), "")
+		}
+	}
 	p := e.problem(results, err, oerr)
 	now := time.Now().UTC().Round(time.Second)
 	answered := slices.ContainsFunc(results, func(r fetcher.SourceResult) bool { return r.Cause != "no-source" })
@@ -118,6 +123,8 @@ func cause(err error) string {
 		{slots.ErrReadBack, "read-back"},
 		{slots.ErrContent, "wrong-base"},
 		{delta.ErrFrames, "wrong-base"},
+		{delta.ErrContent, "wrong-base"},
+		{delta.ErrPatch, "wrong-base"},
 		{slots.ErrMedium, "medium"},
 		{slots.ErrForm, "medium"},
 		{slots.ErrIncomplete, "read-back"},
@@ -126,8 +133,10 @@ func cause(err error) string {
 			return c.word
 		}
 	}
-	var f *fetcher.Error
-	if errors.As(err, &f) && slices.Contains(api.UpdateCauses(), f.Cause) {
+	if _, ok := errors.AsType[*delta.FrameError](err); ok {
+		return "wrong-base"
+	}
+	if f, ok := errors.AsType[*fetcher.Error](err); ok && slices.Contains(api.UpdateCauses(), f.Cause) {
 		return f.Cause
 	}
 	return ""

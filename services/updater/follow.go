@@ -82,7 +82,7 @@ func (e *engine) openRoot(role, name, fp string, first []byte, anew bool) (*foll
 	if first == nil {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("the root %s is not known: %w", fp, err)
+			return nil, fmt.Errorf("%w: the root %s is not known: %w", errInvalid, fp, err)
 		}
 		first = b
 	}

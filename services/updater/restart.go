@@ -102,11 +102,9 @@ func (e *engine) restart(ctx context.Context) {
 		e.end(p.Attempt, api.UpdateFailed, causeOf(err), err.Error(), "", func(a *attempt) { a.Trial = false })
 		e.notBefore = time.Now().Add(installWait)
 	}
-	if !p.Back && e.followed.project != nil {
-		if _, err := e.parse(p.Record.Target, p.Record.Description); err != nil {
-			fail(because("bad-metadata", fmt.Errorf("it is no longer among what may be believed: %w", err)))
-			return
-		}
+	if err := e.believed(p); err != nil {
+		fail(because("bad-metadata", err))
+		return
 	}
 	s, err := e.slots(ctx)
 	if err != nil {
@@ -166,6 +164,17 @@ func (e *engine) restart(ctx context.Context) {
 			fail(because("not-taken", err))
 		}
 	}
+}
+
+// believed checks that what is ready is still among what may be believed: its publisher may have withdrawn it.
+func (e *engine) believed(p pending) error {
+	if p.Back {
+		return nil // the owner asked for it, and it was believed when it was written
+	}
+	if _, err := e.parse(p.Record.Target, p.Record.Description); err != nil {
+		return fmt.Errorf("it is no longer among what may be believed: %w", err)
+	}
+	return nil
 }
 
 // complete checks that the idle slot still holds what is to be started.
