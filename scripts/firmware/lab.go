@@ -94,7 +94,7 @@ func small(t layout.Table, size Sizes) layout.Layout {
 		l = layout.Pi()
 	}
 	ps := append([]layout.Partition(nil), l.Partitions...)
-	at := int64(layout.EBRGap)
+	at := int64(64 << 10) // behind a GPT
 	for i := range ps {
 		p := &ps[i]
 		p.Start = at

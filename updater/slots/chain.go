@@ -2,7 +2,6 @@ package slots
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -150,11 +149,8 @@ func (s *Stamp) read(cmdline, root string) {
 // names none.
 func Committed(t layout.Table, first io.ReaderAt) (layout.Slot, error) {
 	b, err := fat.ReadFile(first, CommitFile(t), maxEntry)
-	switch {
-	case errors.Is(err, fat.ErrNotFAT), errors.Is(err, fat.ErrNotFound), errors.Is(err, fat.ErrDamaged), errors.Is(err, fat.ErrTooLarge):
-		return "", fmt.Errorf("%w: %w", ErrForm, err)
-	case err != nil:
-		return "", fmt.Errorf("%w: %w", ErrMedium, err)
+	if err != nil {
+		return "", volumeError(err)
 	}
 	for _, slot := range []layout.Slot{layout.SlotA, layout.SlotB} {
 		if t == layout.GPT && parseEntry(b)["default"] == entryName(slot) ||

@@ -161,7 +161,7 @@ func (in *installation) apart() error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrForm, err)
+			return volumeError(err)
 		}
 		needed = append(needed, f.Extents...)
 	}
@@ -362,8 +362,11 @@ func (in *installation) cmdline() error {
 
 func (in *installation) findCmdline(r io.ReaderAt) ([]byte, fat.Extent, error) {
 	at, err := inPlace(r, CmdlineFile(in.m.Table, in.slot))
+	if errors.Is(err, ErrForm) {
+		err = fmt.Errorf("%w: %w", ErrContent, err)
+	}
 	if err != nil {
-		return nil, at, fmt.Errorf("%w: %w", ErrContent, err)
+		return nil, at, err
 	}
 	if at.Offset < sector || at.Offset+at.Length > in.r.Boot.Size || at.Length > maxEntry {
 		return nil, at, fmt.Errorf("%w: cmdline.txt is not within the part", ErrContent)

@@ -132,11 +132,11 @@ func (m *Medium) stamp(slot layout.Slot) (*Stamp, error) {
 	if m.Table == layout.MBR {
 		// A slot without boot sector, or with one that is no FAT's, the firmware passes over.
 		b, err := fat.ReadFile(m.bootOf(slot), CmdlineFile(m.Table, slot), maxEntry)
-		switch {
-		case errors.Is(err, fat.ErrNotFAT), errors.Is(err, fat.ErrNotFound), errors.Is(err, fat.ErrDamaged), errors.Is(err, fat.ErrTooLarge):
-			return s, nil
-		case err != nil:
-			return nil, fmt.Errorf("%w: %w", ErrMedium, err)
+		if err != nil {
+			if err = volumeError(err); errors.Is(err, ErrForm) {
+				return s, nil
+			}
+			return nil, err
 		}
 		s.read(firstLine(b), m.RootID[slot])
 		return s, nil
@@ -156,14 +156,22 @@ func (m *Medium) stamp(slot layout.Slot) (*Stamp, error) {
 	return s, nil
 }
 
+// volumeError says what an error of package fat means here.
+func volumeError(err error) error {
+	for _, form := range []error{fat.ErrNotFAT, fat.ErrNotFound, fat.ErrDamaged, fat.ErrTooLarge} {
+		if errors.Is(err, form) {
+			return fmt.Errorf("%w: %w", ErrForm, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrMedium, err)
+}
+
 // inPlace finds a file of a volume that is to be overwritten in place: it must be in one piece and begin with a sector.
 func inPlace(r io.ReaderAt, name string) (fat.Extent, error) {
 	f, err := fat.Find(r, name)
 	switch {
-	case errors.Is(err, fat.ErrNotFAT), errors.Is(err, fat.ErrNotFound), errors.Is(err, fat.ErrDamaged), errors.Is(err, fat.ErrTooLarge):
-		return fat.Extent{}, fmt.Errorf("%w: %w", ErrForm, err)
 	case err != nil:
-		return fat.Extent{}, fmt.Errorf("%w: %w", ErrMedium, err)
+		return fat.Extent{}, volumeError(err)
 	case len(f.Extents) != 1:
 		return fat.Extent{}, fmt.Errorf("%w: %s is in %d pieces", ErrForm, name, len(f.Extents))
 	case f.Extents[0].Offset%layout.SectorSize != 0:
