@@ -51,9 +51,10 @@ type Publisher struct {
 }
 
 type testWitness struct {
-	*witness.Witness
-	name, url string
-	stopped   atomic.Bool
+	key      *publish.Key
+	dir, url string
+	now      atomic.Pointer[witness.Witness]
+	stopped  atomic.Bool
 }
 
 // Release is what is published: Board, Number, Version, Boot and Root have to be given.
@@ -131,30 +132,40 @@ func (p *Publisher) people(role string, n [2]int) publish.Threshold {
 
 func (p *Publisher) witness(n int) {
 	for i := range n {
-		k := p.key(fmt.Sprintf("witness-%d.example", i+1))
-		w, err := witness.New(witness.Config{
-			Name: k.Name, Key: k.Private(), Dir: p.t.TempDir(), Logs: []string{p.log[0].LogKey()},
-			Clock: func() (time.Time, bool) { return p.now(), true },
-		})
-		p.check(err)
-		tw := &testWitness{Witness: w, name: k.Name}
+		tw := &testWitness{key: p.key(fmt.Sprintf("witness-%d.example", i+1)), dir: p.t.TempDir()}
+		tw.restart(p)
 		s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			if tw.stopped.Load() {
 				http.Error(rw, "stopped", http.StatusServiceUnavailable)
 				return
 			}
-			w.ServeHTTP(rw, r)
+			tw.now.Load().ServeHTTP(rw, r)
 		}))
-		p.t.Cleanup(func() { s.Close(); w.Close() })
+		p.t.Cleanup(func() { s.Close(); tw.now.Load().Close() })
 		tw.url = s.URL
 		p.witnesses = append(p.witnesses, tw)
 	}
 }
 
+// restart has the witness watch the log's present keys.
+func (tw *testWitness) restart(p *Publisher) {
+	p.t.Helper()
+	if w := tw.now.Load(); w != nil {
+		p.check(w.Close())
+	}
+	c := witness.Config{Name: tw.key.Name, Key: tw.key.Private(), Dir: tw.dir, Clock: func() (time.Time, bool) { return p.now(), true }}
+	for _, k := range p.log {
+		c.Logs = append(c.Logs, k.LogKey())
+	}
+	w, err := witness.New(c)
+	p.check(err)
+	tw.now.Store(w)
+}
+
 func (p *Publisher) policy(quorum int) *tlog.Policy {
 	var keys []string
 	for _, w := range p.witnesses {
-		keys = append(keys, w.VerifierKey())
+		keys = append(keys, w.key.WitnessKey())
 	}
 	policy, err := tlog.NewPolicy(p.log[0].LogKey(), keys, quorum)
 	p.check(err)
@@ -169,7 +180,7 @@ func (p *Publisher) stage() string {
 func (p *Publisher) options() publish.Options {
 	o := publish.Options{Repo: p.dir, Online: p.online, Log: p.log, Now: p.now, Witnesses: map[string]string{}}
 	for _, w := range p.witnesses {
-		o.Witnesses[w.name] = w.url
+		o.Witnesses[w.key.Name] = w.url
 	}
 	return o
 }
@@ -235,21 +246,7 @@ func (p *Publisher) Add(rs ...Release) []*release.Release {
 		if in.Notes == nil {
 			in.Notes = map[string]string{"en": "What is new in " + r.Version + "."}
 		}
-		if r.Built.IsZero() {
-			r.Built = p.now().Add(-time.Hour)
-		}
-		if r.State == (release.State{}) {
-			r.State = release.State{Schema: 1, Reads: 1}
-		}
-		if r.SBOM == nil {
-			r.SBOM = []byte(`{"spdxVersion": "SPDX-2.3"}`)
-		}
-		in.Payload = &publish.Payload{
-			Format: "croft-payload/1", Board: r.Board, Version: r.Version, Number: r.Number, Channel: cmp.Or(r.Channel, release.Stable),
-			Built: r.Built.Unix(), Commit: cmp.Or(r.Commit, hash([]byte(r.Version))[:40]),
-			Cmdline: cmp.Or(r.Cmdline, "root=PARTUUID={root} ro croft.slot={slot}"), State: r.State,
-			Boot: p.file(in.Dir, "boot.part", r.Boot), Root: p.file(in.Dir, "root.part", r.Root), SBOM: p.file(in.Dir, "sbom.spdx.json", r.SBOM),
-		}
+		in.Payload = p.Payload(in.Dir, r)
 		x, err := st.Add(context.Background(), in)
 		p.check(err)
 		list = append(list, x)
@@ -258,9 +255,29 @@ func (p *Publisher) Add(rs ...Release) []*release.Release {
 	return list
 }
 
+// Payload writes to a folder what a build would leave of a release.
+func (p *Publisher) Payload(dir string, r Release) *publish.Payload {
+	p.t.Helper()
+	if r.Built.IsZero() {
+		r.Built = p.now().Add(-time.Hour)
+	}
+	if r.State == (release.State{}) {
+		r.State = release.State{Schema: 1, Reads: 1}
+	}
+	if r.SBOM == nil {
+		r.SBOM = []byte(`{"spdxVersion": "SPDX-2.3"}`)
+	}
+	return &publish.Payload{
+		Format: "croft-payload/1", Board: r.Board, Version: r.Version, Number: r.Number, Channel: cmp.Or(r.Channel, release.Stable),
+		Built: r.Built.Unix(), Commit: cmp.Or(r.Commit, hash([]byte(r.Version))[:40]),
+		Cmdline: cmp.Or(r.Cmdline, "root=PARTUUID={root} ro croft.slot={slot}"), State: r.State,
+		Boot: p.file(dir, "boot.part", r.Boot), Root: p.file(dir, "root.part", r.Root), SBOM: p.file(dir, "sbom.spdx.json", r.SBOM),
+	}
+}
+
 func (p *Publisher) file(dir, name string, b []byte) publish.PayloadFile {
 	p.t.Helper()
-	p.check(os.WriteFile(filepath.Join(dir, name), b, 0o600))
+	p.check(os.WriteFile(filepath.Join(dir, name), b, 0o644))
 	return publish.PayloadFile{File: name, Size: int64(len(b)), SHA256: hash(b)}
 }
 
@@ -289,8 +306,33 @@ func (p *Publisher) Audit(project *Publisher) {
 // Refresh renews timestamp.json, and the proofs with the witnesses' present time.
 func (p *Publisher) Refresh() {
 	p.t.Helper()
+	p.check(p.TryRefresh())
+}
+
+// TryRefresh is Refresh where it may fail.
+func (p *Publisher) TryRefresh() error {
 	_, err := publish.Refresh(context.Background(), p.options())
-	p.check(err)
+	return err
+}
+
+// NewOnlineKey publishes a new root with another key for snapshot and timestamp.
+func (p *Publisher) NewOnlineKey() {
+	p.t.Helper()
+	p.online = append(p.online, p.key("online-new"))
+	one := publish.Threshold{N: 1, Keys: []publish.PublicKey{p.online[1].PublicKey}}
+	p.Change(func(s *publish.Setup) { s.Snapshot, s.Timestamp = one, one })
+	p.online = p.online[1:]
+}
+
+// NewLogKey publishes a new root with another key of the log, or, if it gets another origin, with another log. The witnesses hear of it.
+func (p *Publisher) NewLogKey(origin string) {
+	p.t.Helper()
+	p.log = []*publish.Key{p.key(cmp.Or(origin, p.log[0].Name)), p.log[0]}
+	for _, w := range p.witnesses {
+		w.restart(p)
+	}
+	p.Change(func(s *publish.Setup) { s.Log = p.policy(s.Log.Quorum()) })
+	p.log = p.log[:1]
 }
 
 // Rotate publishes a new root, in which one key of the role root is a new one.
