@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,6 +35,7 @@ type Follower struct {
 	// Fresh makes one that has seen nothing but the first root, for one use; end removes it. It judges whether what the store
 	// holds is all that somebody needs who starts from there.
 	Fresh  func() (v Verifier, end func(), err error)
+	Root   []byte // that first root
 	Prefix string // "" or "auditors/NAME/"
 	Board  string // whose descriptions are kept
 }
@@ -67,7 +69,7 @@ func (f *Follower) Follow(ctx context.Context, src Source, clock trust.Clock) (t
 	if err := c.keep(all); err != nil {
 		return st, fmt.Errorf("keep what %s has: %w", src.Name(), err)
 	}
-	return st, stale
+	return st, errors.Join(stale, c.missing)
 }
 
 // reader looks for files in several places, and remembers what was read.
@@ -106,6 +108,7 @@ type copying struct {
 	st  trust.Status
 
 	tilesRead map[string][]byte
+	missing   error // what could not be had of descriptions, without which all else is of use
 }
 
 // confirm has a client that knows only the first root read what there is. It returns all that it read.
@@ -126,46 +129,40 @@ func (c *copying) confirm(clock trust.Clock, news *reader, places ...trust.Sourc
 	return r.read, nil
 }
 
-// keep takes over what was confirmed. What everything else hangs on comes last.
+// keep takes over what was confirmed. What everything else hangs on comes last, so that the store makes sense at any time.
 func (c *copying) keep(all map[string][]byte) error {
-	paths := slices.SortedFunc(maps.Keys(all), func(a, b string) int {
-		ca, _ := Path(a)
-		cb, _ := Path(b)
-		return cmp.Or(cmp.Compare(order(ca), order(cb)), strings.Compare(a, b))
-	})
-	var last []string
+	c.tilesRead = all
+	for _, step := range []func() error{c.tiles, c.descriptions, c.oldRoots} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
 	if c.Prefix == "" {
 		if err := c.Store.Put(nameMark, []byte(Mark+"\n")); err != nil {
 			return err
 		}
 	}
+	paths := slices.SortedFunc(maps.Keys(all), func(a, b string) int {
+		ca, _ := Path(a)
+		cb, _ := Path(b)
+		return cmp.Or(cmp.Compare(order(ca), order(cb)), strings.Compare(a, b))
+	})
 	for _, p := range paths {
+		rest := strings.TrimPrefix(p, c.Prefix)
 		switch class, _ := Path(p); {
-		case p == c.Prefix+checkFile || class == ClassTile && strings.HasPrefix(p, c.Prefix+"log/"): // see checkpoint and tiles
-		case class == ClassNone || oldCheckRE.MatchString(strings.TrimPrefix(p, c.Prefix)):
-		case class == ClassCurrent:
-			last = append(last, p)
-		case c.st.Beta != "" && strings.Contains(p, ".beta.json"): // it was not confirmed
+		case class == ClassNone, rest == checkFile, oldCheckRE.MatchString(rest): // the latter were not verified: see checkpoint
+		case class == ClassTile && strings.HasPrefix(rest, "log/"): // see tiles
+		case c.st.Beta != "" && strings.Contains(rest, ".beta.json"): // it was not confirmed
 		case class == ClassProof && c.older(p, all[p]):
+		case class == ClassCurrent:
+			if err := c.checkpoint(); err != nil {
+				return err
+			}
+			fallthrough
 		default:
 			if err := c.Store.Put(p, all[p]); err != nil {
 				return err
 			}
-		}
-	}
-	c.tilesRead = all
-	steps := []func() error{c.oldRoots, c.tiles, c.checkpoint}
-	if c.Prefix == "" {
-		steps = append([]func() error{c.descriptions}, steps...)
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	for _, p := range last {
-		if err := c.Store.Put(p, all[p]); err != nil {
-			return err
 		}
 	}
 	return c.prune()
@@ -219,16 +216,19 @@ func (c *copying) optional(path string) error {
 	return c.Store.Put(path, b)
 }
 
-// oldRoots copies the roots before the first that we trust, for neighbours who come from further back, and the proof of that
-// first one.
+// oldRoots keeps the first root that we trust, and copies the ones before it, for neighbours who come from further back.
 func (c *copying) oldRoots() error {
-	for n := int64(1); n <= c.st.Versions.Root; n++ {
-		name := fmt.Sprintf("%smetadata/%d.root.json", c.Prefix, n)
-		if err := errors.Join(c.optional(name), c.optional(name+".tlog-proof")); err != nil {
+	var root struct{ Signed struct{ Version int64 } }
+	if err := json.Unmarshal(c.Root, &root); err != nil {
+		return fmt.Errorf("the first root: %w", err)
+	}
+	name := func(n int64) string { return fmt.Sprintf("%smetadata/%d.root.json", c.Prefix, n) }
+	for n := int64(1); n < root.Signed.Version; n++ {
+		if err := errors.Join(c.optional(name(n)), c.optional(name(n)+".tlog-proof")); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(c.Store.Put(name(root.Signed.Version), c.Root), c.optional(name(root.Signed.Version)+".tlog-proof"))
 }
 
 // checkpoint copies the log's own, if it is of the tree that is trusted.
@@ -256,6 +256,9 @@ func (c *copying) checkpoint() error {
 
 // descriptions copies those of the board, checked by length and hash. A bundle has only one; another source may have the others.
 func (c *copying) descriptions() error {
+	if c.Prefix != "" { // an auditor's targets name the project's
+		return nil
+	}
 	n := 0
 	for _, t := range c.Client.Targets() {
 		if _, board, _, ok := release.ParseTarget(t.Path); !ok || board != c.Board || t.Length > release.MaxDescription {
@@ -265,18 +268,22 @@ func (c *copying) descriptions() error {
 			break
 		}
 		path := release.TargetFile(t.Path, t.SHA256)
-		if c.Store.Has(path, t.Length) {
+		right := func(b []byte) bool {
+			sum := sha256.Sum256(b)
+			return int64(len(b)) == t.Length && hex.EncodeToString(sum[:]) == t.SHA256
+		}
+		if b, err := c.Store.Get(c.ctx, path, t.Length); err == nil && right(b) {
 			continue
 		}
 		b, err := c.src.Get(c.ctx, path, t.Length)
-		if errors.Is(err, ErrNotFound) {
-			continue
+		if err == nil && !right(b) {
+			err = fmt.Errorf("%w: %s has another hash", ErrLied, path)
 		}
 		if err != nil {
-			return err
-		}
-		if sum := sha256.Sum256(b); int64(len(b)) != t.Length || hex.EncodeToString(sum[:]) != t.SHA256 {
-			return fmt.Errorf("%w: %s has another hash", ErrLied, path)
+			if !errors.Is(err, ErrNotFound) {
+				c.missing = err
+			}
+			continue
 		}
 		if err := c.Store.Put(path, b); err != nil {
 			return err
@@ -291,7 +298,16 @@ func (c *copying) tiles() error {
 	if c.st.Log == nil || c.st.Log.Size < 1 || c.st.Log.Size > maxTree {
 		return nil
 	}
-	r := &tileReader{copying: c, have: map[string][]byte{}}
+	err := c.tilesFrom(c.Store)
+	if errors.Is(err, ErrLied) { // or the medium did
+		err = c.tilesFrom(nil)
+	}
+	return err
+}
+
+// tilesFrom is tiles; what kept has needs not be fetched.
+func (c *copying) tilesFrom(kept *Store) error {
+	r := &tileReader{copying: c, kept: kept, have: map[string][]byte{}}
 	tree := sumdb.TileHashReader(sumdb.Tree{N: c.st.Log.Size, Hash: c.st.Log.Hash}, r)
 	for level := 0; c.st.Log.Size>>(8*level) > 0; level++ {
 		for first := int64(0); first < c.st.Log.Size>>(8*level); first += 256 {
@@ -310,6 +326,7 @@ func (c *copying) tiles() error {
 // tileReader implements sumdb.TileReader over what was read, what is kept, and the source.
 type tileReader struct {
 	*copying
+	kept *Store // may be nil
 	have map[string][]byte
 	err  error // of keeping
 }
@@ -337,9 +354,10 @@ func (r *tileReader) tile(t sumdb.Tile) ([]byte, error) {
 	if b, ok := r.have[path]; ok {
 		return b, nil
 	}
-	if b, err := r.Store.Get(r.ctx, path, size); err == nil && int64(len(b)) == size {
-		r.have[path] = b
-		return b, nil
+	if r.kept != nil {
+		if b, err := r.kept.Get(r.ctx, path, size); err == nil && int64(len(b)) == size {
+			return b, nil
+		}
 	}
 	whole := t
 	whole.W = 256

@@ -489,7 +489,7 @@ func TestKilled(t *testing.T) {
 					t.Fatal(err)
 				}
 				io.ReadFull(pipe, make([]byte, len("begins\n")))
-				kill := time.AfterFunc(time.Duration(n*40)*time.Millisecond, func() { cmd.Process.Kill() })
+				kill := time.AfterFunc(time.Duration(n*120)*time.Millisecond, func() { cmd.Process.Kill() })
 				out, _ := io.ReadAll(pipe)
 				err = cmd.Wait()
 				kill.Stop()

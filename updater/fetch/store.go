@@ -233,6 +233,13 @@ func (s *Store) put(path string, b []byte) error {
 // move gives a file its name, durably.
 func (s *Store) move(from, to string) error {
 	dir := parent(to)
+	var made []string // folders that are new, and so have to be made durable, too
+	for d := dir; d != "."; d = parent(d) {
+		if _, err := s.root.Lstat(d); err == nil {
+			break
+		}
+		made = append(made, parent(d))
+	}
 	if err := s.root.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -244,12 +251,12 @@ func (s *Store) move(from, to string) error {
 	if err := s.root.Rename(from, to); err != nil {
 		return err
 	}
-	for ; dir != "."; dir = parent(dir) { // folders may be new as well
-		if err := s.syncDir(dir); err != nil {
+	for _, d := range append([]string{dir}, made...) {
+		if err := s.syncDir(d); err != nil {
 			return err
 		}
 	}
-	return s.syncDir(".")
+	return nil
 }
 
 func (s *Store) syncDir(name string) error {
