@@ -82,7 +82,7 @@ func (b Board) Cmdline(version string, number int64) string {
 }
 
 // RescueFile is the initramfs of the rescue system on the first FAT volume.
-const RescueFile = "rescue.cpio.gz"
+const RescueFile = "rescue.cpio.zst"
 
 // RescueCmdline is the kernel command line of the rescue system, whose root is its initramfs.
 func (b Board) RescueCmdline(version string) string {

@@ -3,24 +3,25 @@ package pack
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Initramfs packs a folder as an initramfs: the "newc" format of cpio (the kernel's
-// Documentation/driver-api/early-userspace/buffer-format.rst), compressed with gzip, which every kernel takes. All belongs to root,
-// with one time stamp. Names in rename are packed under another name; a console is added, which the kernel opens for /init.
+// Documentation/driver-api/early-userspace/buffer-format.rst), compressed with Zstandard, which all kernels of the boards take
+// (CONFIG_RD_ZSTD). All belongs to root, with one time stamp. Names in rename are packed under another name; a console is added, which the kernel opens for /init.
 func Initramfs(dir, to string, epoch time.Time, rename map[string]string) error {
 	out, err := os.Create(to)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	zw, err := gzip.NewWriterLevel(out, gzip.BestCompression)
+	zw, err := zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return err
 	}

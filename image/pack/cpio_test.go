@@ -2,7 +2,6 @@ package pack
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
@@ -11,15 +10,18 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // unpack reads an initramfs as buffer-format.rst says; that kernels do likewise is tested where the image is started.
 func unpack(t *testing.T, b []byte) (entries []string) {
 	t.Helper()
-	zr, err := gzip.NewReader(bytes.NewReader(b))
+	zr, err := zstd.NewReader(bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer zr.Close()
 	if b, err = io.ReadAll(zr); err != nil {
 		t.Fatal(err)
 	}
