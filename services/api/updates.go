@@ -268,3 +268,15 @@ type OpenDevice struct {
 	Label string `json:"label,omitempty"` // of the FAT on it
 	Model string `json:"model,omitempty"` // of its drive
 }
+
+// Peer is a box on the LAN that shares releases: one of the answer to GET /v1/peers on discovery's socket. Nothing of it is
+// verified.
+type Peer struct {
+	Name      string   `json:"name"`      // as it is announced
+	Addresses []string `json:"addresses"` // with port, IPv4 first; of the own network only
+}
+
+// ShareRequest is the body of PUT /v1/share on discovery's socket: whether to announce that this box shares releases.
+type ShareRequest struct {
+	Share bool `json:"share"`
+}
