@@ -71,8 +71,8 @@ func (o *Options) progress() *slog.Logger {
 // tried with a client's own verification before anything that clients read first is exchanged. A cut at any moment leaves a repository
 // that clients accept, the old or the new one, and Publish can be done again. copies are other copies of the stage with signatures.
 //
-// There is one exception: if a new root takes so much away that neither the old lists satisfy it nor the new ones the old root, then
-// between the two last renames clients have to try again later.
+// There is one exception: if a new root changes so much that neither the old lists satisfy it nor the new ones the old root, as with all
+// new keys of targets or another log, then clients that ask between the last two renames have to ask again later.
 func Publish(ctx context.Context, o Options, stage string, copies []string) (*Result, error) {
 	st, err := OpenStage(stage, o.now())
 	if err != nil {
@@ -557,7 +557,7 @@ func (u *updater) place() error {
 		case u.try(first, overlay{u.Repo, u.moved, stamp}) == nil:
 			order = []string{stampPath, rootPath}
 		default:
-			u.log.Warn("the new root takes away what the old lists need; clients that ask between the last two files have to ask again")
+			u.log.Warn("the new root fits none of the old lists; clients that ask between the last two files have to ask again")
 		}
 	}
 	for _, f := range u.files {

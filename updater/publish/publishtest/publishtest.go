@@ -98,7 +98,7 @@ func New(t testing.TB, o Options) *Publisher {
 	if !o.NoLog {
 		p.log = []*publish.Key{p.key(cmp.Or(o.Origin, "example.org/croft"))}
 		p.witness(o.Witnesses)
-		p.setup.Log = p.policy(cmp.Or(o.Quorum, 1))
+		p.setup.Log = p.Policy(p.log[0], cmp.Or(o.Quorum, 1))
 	}
 	stage := p.stage()
 	st, err := publish.Init(stage, p.setup, p.now())
@@ -162,12 +162,13 @@ func (tw *testWitness) restart(p *Publisher) {
 	tw.now.Store(w)
 }
 
-func (p *Publisher) policy(quorum int) *tlog.Policy {
+// Policy is one with a key of a log and all witnesses.
+func (p *Publisher) Policy(log *publish.Key, quorum int) *tlog.Policy {
 	var keys []string
 	for _, w := range p.witnesses {
 		keys = append(keys, w.key.WitnessKey())
 	}
-	policy, err := tlog.NewPolicy(p.log[0].LogKey(), keys, quorum)
+	policy, err := tlog.NewPolicy(log.LogKey(), keys, quorum)
 	p.check(err)
 	return policy
 }
@@ -177,7 +178,8 @@ func (p *Publisher) stage() string {
 	return filepath.Join(p.t.TempDir(), fmt.Sprintf("stage-%d", p.stages))
 }
 
-func (p *Publisher) options() publish.Options {
+// Options are what the machine that publishes has.
+func (p *Publisher) Options() publish.Options {
 	o := publish.Options{Repo: p.dir, Online: p.online, Log: p.log, Now: p.now, Witnesses: map[string]string{}}
 	for _, w := range p.witnesses {
 		o.Witnesses[w.key.Name] = w.url
@@ -187,6 +189,25 @@ func (p *Publisher) options() publish.Options {
 
 // publish has as many people sign as have to, and publishes.
 func (p *Publisher) publish(st *publish.Stage) {
+	p.t.Helper()
+	p.Sign(st)
+	_, err := publish.Publish(context.Background(), p.Options(), st.Dir, nil)
+	p.check(err)
+}
+
+// Stage begins a stage that follows what is published, for tests that publish by themselves.
+func (p *Publisher) Stage() *publish.Stage {
+	p.t.Helper()
+	st, err := publish.NewStage(p.stage(), p.dir, p.now())
+	p.check(err)
+	return st
+}
+
+// Key makes a key of a person, who signs from now on where that is asked for.
+func (p *Publisher) Key(name string) *publish.Key { return p.key(name) }
+
+// Sign has as many people sign as have to. They trust everything.
+func (p *Publisher) Sign(st *publish.Stage) {
 	p.t.Helper()
 	trust := []string{} // all that is in the stage
 	names, err := filepath.Glob(filepath.Join(st.Dir, "targets/*/*/*/*"))
@@ -208,8 +229,6 @@ func (p *Publisher) publish(st *publish.Stage) {
 			p.t.Fatal(err)
 		}
 	}
-	_, err = publish.Publish(context.Background(), p.options(), st.Dir, nil)
-	p.check(err)
 }
 
 // Dir is the repository's folder.
@@ -238,8 +257,7 @@ func (p *Publisher) AddRelease(board string, number int64, version string, boot,
 // Add publishes releases at once, in one version of the metadata.
 func (p *Publisher) Add(rs ...Release) []*release.Release {
 	p.t.Helper()
-	st, err := publish.NewStage(p.stage(), p.dir, p.now())
-	p.check(err)
+	st := p.Stage()
 	var list []*release.Release
 	for _, r := range rs {
 		in := publish.Input{Dir: p.t.TempDir(), Notes: r.Notes, From: []string{p.dir}}
@@ -289,8 +307,7 @@ func hash(b []byte) string {
 // Withdraw publishes lists without a release. What it was signed for stays true: boxes that have it keep it.
 func (p *Publisher) Withdraw(c release.Channel, board, version string) {
 	p.t.Helper()
-	st, err := publish.NewStage(p.stage(), p.dir, p.now())
-	p.check(err)
+	st := p.Stage()
 	p.check(st.Withdraw(c, board, version))
 	p.publish(st)
 }
@@ -311,7 +328,7 @@ func (p *Publisher) Refresh() {
 
 // TryRefresh is Refresh where it may fail.
 func (p *Publisher) TryRefresh() error {
-	_, err := publish.Refresh(context.Background(), p.options())
+	_, err := publish.Refresh(context.Background(), p.Options())
 	return err
 }
 
@@ -327,12 +344,19 @@ func (p *Publisher) NewOnlineKey() {
 // NewLogKey publishes a new root with another key of the log, or, if it gets another origin, with another log. The witnesses hear of it.
 func (p *Publisher) NewLogKey(origin string) {
 	p.t.Helper()
+	p.AddLogKey(origin)
+	p.Change(func(s *publish.Setup) { s.Log = p.Policy(p.log[0], s.Log.Quorum()) })
+	p.log = p.log[:1]
+}
+
+// AddLogKey makes another key of the log, or of another log, beside the present one, and tells the witnesses.
+func (p *Publisher) AddLogKey(origin string) *publish.Key {
+	p.t.Helper()
 	p.log = []*publish.Key{p.key(cmp.Or(origin, p.log[0].Name)), p.log[0]}
 	for _, w := range p.witnesses {
 		w.restart(p)
 	}
-	p.Change(func(s *publish.Setup) { s.Log = p.policy(s.Log.Quorum()) })
-	p.log = p.log[:1]
+	return p.log[0]
 }
 
 // Rotate publishes a new root, in which one key of the role root is a new one.
@@ -349,8 +373,7 @@ func (p *Publisher) Change(change func(*publish.Setup)) {
 	s, err := publish.SetupOf(p.dir)
 	p.check(err)
 	change(&s)
-	st, err := publish.NewStage(p.stage(), p.dir, p.now())
-	p.check(err)
+	st := p.Stage()
 	p.check(st.Rotate(s))
 	p.publish(st)
 	p.setup = s
