@@ -47,6 +47,7 @@ var commands = []command{
 	{"config", "VERB", "read and change a box's configuration", boxCommand("config", configIntro, 1, 2, configCommand)},
 	{"restart", "SERVICE", "restart a service, or with --whole-box the box", boxCommand("restart", "restart SERVICE | --whole-box", 0, 1, restartCommand)},
 	{"release", "VERB", "make, sign, publish and check releases", releaseCommand},
+	{"tuf-client", "COMMAND", "follow any repository of The Update Framework, to test how we do", tufClient},
 	{"witness", "--log KEY", "watch other people's public logs, so that boxes can believe them", witnessCommand},
 }
 

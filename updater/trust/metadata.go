@@ -33,9 +33,9 @@ const (
 // what its signers said.
 func never() time.Time { return time.Unix(0, 0) }
 
-// checkJSON refuses what parsers understand differently, and nulls, which the verifier does not expect: objects with a key twice,
-// nulls outside of "custom", deep nesting, and bytes behind the value.
-func checkJSON(b []byte) error {
+// CheckJSON refuses what parsers understand differently, and nulls, which go-tuf does not expect: objects with a key twice, nulls
+// outside of "custom", deep nesting, and bytes behind the value. Errors wrap ErrMetadata.
+func CheckJSON(b []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	if err := checkValue(dec, 0, false); err != nil {
@@ -87,7 +87,7 @@ func checkValue(dec *json.Decoder, depth int, nulls bool) error {
 
 // parse reads metadata of one role without believing it.
 func parse[T metadata.Roles](b []byte) (*metadata.Metadata[T], error) {
-	if err := checkJSON(b); err != nil {
+	if err := CheckJSON(b); err != nil {
 		return nil, err
 	}
 	m, err := new(metadata.Metadata[T]).FromBytes(b)
