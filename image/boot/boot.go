@@ -74,6 +74,7 @@ type Box struct {
 	uptime      func() time.Duration // sinceBoot
 	runCheck    func(context.Context) error
 	committed   func() (layout.Slot, error) // that the firmware starts by itself, read from the medium
+	media       func() ([]medium, error)    // drives that are divided as a Croft's is
 	newOneShot  func(layout.Table) oneShot
 	once        oneShot
 	forceAt     func(time.Duration) // restarts the machine then, whatever else happens
@@ -106,6 +107,7 @@ func newBox(cfg Config) *Box {
 		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
 		pss:     slow[int64]{every: 10 * time.Second},
 	}
+	b.media = func() ([]medium, error) { return croftMedia("/sys", "/dev") }
 	b.runCheck, b.committed, b.firstFAT = b.check, b.readCommitted, b.findFirstFAT
 	return b
 }

@@ -92,11 +92,11 @@ func (o *opener) Open(uid uint32, name string) (f, direct *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := m.partition(part)
+	path, err := m.path(part)
 	if err != nil {
 		return nil, nil, err
 	}
-	return openBlock(filepath.Join(o.dev, p.Name), flags)
+	return openBlock(path, flags)
 }
 
 // part says which partition of the medium a name stands for, and how it may be opened.

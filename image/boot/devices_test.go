@@ -75,7 +75,7 @@ func bench(t *testing.T, table layout.Table, mounted []string, drives ...fakeDri
 	write(o.mounts, mounts.String())
 	f := &fakeFirmware{committed: layout.SlotA}
 	o.box = startOf(t, t.TempDir(), "/nonexistent", f, layout.SlotA)
-	o.box.medium = &medium{sys: o.sys, disk: disk.Disk{Name: "vda", Model: "Card"}, table: table, running: layout.SlotA}
+	o.box.medium = &medium{sys: o.sys, dev: o.dev, disk: disk.Disk{Name: "vda", Model: "Card"}, table: table, running: layout.SlotA}
 	return o
 }
 

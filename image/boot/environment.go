@@ -121,7 +121,7 @@ func environmentRescue() *api.Rescue {
 func (b *Box) findRescueMedium() (note string, err error) {
 	var found []medium
 	for end := time.Now().Add(mediumWait); ; time.Sleep(time.Second) {
-		found, err = croftMedia("/sys", "/dev")
+		found, err = b.media()
 		if len(found) > 0 || time.Now().After(end) {
 			break
 		}
@@ -168,11 +168,11 @@ func croftMedia(sys, dev string) ([]medium, error) {
 			continue
 		}
 		for _, table := range []layout.Table{layout.GPT, layout.MBR} {
-			m := medium{sys: sys, disk: d, table: table}
+			m := medium{sys: sys, dev: dev, disk: d, table: table}
 			if !divided(parts, disk.Layout(table)) {
 				continue
 			}
-			if first, err := m.partition(disk.Layout(table).First); err == nil && forOwners(filepath.Join(dev, first.Name)) {
+			if path, err := m.path(disk.Layout(table).First); err == nil && forOwners(path) {
 				found = append(found, m)
 			}
 		}
@@ -212,21 +212,26 @@ func forOwners(path string) bool {
 
 // commitRescued makes a slot the one that starts, where none was.
 func (b *Box) commitRescued(m *medium, slot layout.Slot) error {
-	p, err := m.partition(disk.Layout(m.table).First)
+	ids, err := m.rootIDs()
 	if err != nil {
 		return err
 	}
-	f, direct, err := openBlock(p.Path(), os.O_RDWR)
+	first, err := m.open(disk.Layout(m.table).First, os.O_RDWR)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if direct != nil {
-		defer direct.Close()
+	defer first.Close()
+	sm := &slots.Medium{Table: m.table, Running: m.running, RootID: map[layout.Slot]string{}, First: first}
+	for s, id := range ids {
+		sm.RootID[layout.Slot(s)] = id
 	}
-	first, err := slots.NewFile(f, direct)
-	if err != nil {
-		return err
+	if m.table == layout.MBR {
+		boot, err := m.open(disk.Layout(m.table).Boot[slot], os.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		defer boot.Close()
+		sm.BootIdle = boot
 	}
-	return (&slots.Medium{Table: m.table, Running: m.running, First: first}).Commit(slot)
+	return sm.Commit(slot)
 }

@@ -18,8 +18,7 @@ const maxOwnerFile = 64 << 10
 
 func (b *Box) findFirstFAT() (string, error) {
 	if m, err := b.boot(); err == nil {
-		p, err := m.partition(disk.Layout(m.table).First)
-		return p.Path(), err
+		return m.path(disk.Layout(m.table).First)
 	}
 	d, err := disk.RootDisk("/sys")
 	if err != nil {

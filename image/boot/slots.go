@@ -18,6 +18,7 @@ import (
 // medium is what the box started from, as far as slots go.
 type medium struct {
 	sys     string // where sysfs is mounted
+	dev     string // where device nodes are
 	disk    disk.Disk
 	table   layout.Table
 	running layout.Slot
@@ -46,7 +47,7 @@ func findMedium() (*medium, error) {
 	}
 	for slot, n := range disk.Layout(table).Root {
 		if n == number {
-			return &medium{"/sys", d, table, slot}, nil
+			return &medium{"/sys", "/dev", d, table, slot}, nil
 		}
 	}
 	return nil, fmt.Errorf("the system runs from %s, partition %d, which is no slot", d.Name, number)
@@ -57,13 +58,22 @@ func (m *medium) partition(number int) (disk.Partition, error) {
 	return disk.Data(m.sys, m.disk, number, 0)
 }
 
-// firstOf opens the first FAT to read, past the cache too.
-func (m *medium) firstOf() (*devices.Device, error) {
-	p, err := m.partition(disk.Layout(m.table).First)
+// path is the device node of the partition with that number.
+func (m *medium) path(number int) (string, error) {
+	p, err := m.partition(number)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(m.dev, p.Name), nil
+}
+
+// open opens a partition, as flags say and to read past the cache.
+func (m *medium) open(number, flags int) (*devices.Device, error) {
+	path, err := m.path(number)
 	if err != nil {
 		return nil, err
 	}
-	f, direct, err := openBlock(p.Path(), os.O_RDONLY)
+	f, direct, err := openBlock(path, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +102,7 @@ func (b *Box) readCommitted() (layout.Slot, error) {
 	if err != nil {
 		return "", err
 	}
-	d, err := m.firstOf()
+	d, err := m.open(disk.Layout(m.table).First, os.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
@@ -102,7 +112,7 @@ func (b *Box) readCommitted() (layout.Slot, error) {
 
 // rootIDs reads the PARTUUIDs of both slots' roots.
 func (m *medium) rootIDs() (map[string]string, error) {
-	f, err := os.Open(m.disk.Path())
+	f, err := os.Open(filepath.Join(m.dev, m.disk.Name))
 	if err != nil {
 		return nil, err
 	}

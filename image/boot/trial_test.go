@@ -90,7 +90,6 @@ func TestTrials(t *testing.T) {
 		trial func(b *Box)     // after recordTrial, on trial; nil: the new system never came so far
 		data  string           // error of the data partition, on trial
 		want  *api.TrialEnd    // in slot a afterwards; nil: it was kept
-		after func(b *Box)     // in slot a afterwards
 		limit string           // croft.trial=
 		keeps bool             // slot b is committed in trial
 		takes [2]time.Duration // from the start of the trial to its end
