@@ -32,7 +32,7 @@ const (
 	MaxProof      = 64 << 10 // bytes
 	MaxTree       = 1 << 48  // entries
 	maxName       = 255      // bytes of a key's name
-	maxTime       = 1 << 40  // seconds since 1970 that a cosignature may carry
+	maxTime       = 1 << 37  // seconds since 1970 that a cosignature may carry: the year 6325, which every format can write
 )
 
 // Algorithms of C2SP signed-note.
