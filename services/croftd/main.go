@@ -6,12 +6,15 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/croft-os/croft/services/core"
 	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/services/discovery"
+	"github.com/croft-os/croft/services/fetcher"
 	"github.com/croft-os/croft/services/gateway"
 	"github.com/croft-os/croft/services/network"
+	"github.com/croft-os/croft/services/updater"
 	"github.com/croft-os/croft/services/world"
 	"github.com/croft-os/croft/webui"
 )
@@ -19,19 +22,22 @@ import (
 var services = map[string]func(context.Context, *daemon.Env) error{
 	"core":      runCore,
 	"discovery": runDiscovery,
+	"fetcher":   runFetcher,
 	"gateway":   gateway.Run,
 	"network":   runNetwork,
+	"updater":   runUpdater,
 	"webui":     runWebUI,
 }
 
 func runCore(ctx context.Context, env *daemon.Env) error {
-	return core.Run(ctx, env, core.Config{GatewayUID: world.UIDGateway, WebUIUID: world.UIDWebUI})
+	return core.Run(ctx, env, core.Config{GatewayUID: world.UIDGateway, WebUIUID: world.UIDWebUI, UpdaterUID: world.UIDUpdater})
 }
 
 func runDiscovery(ctx context.Context, env *daemon.Env) error {
 	return discovery.Run(ctx, env, discovery.Config{
-		Peers:   []uint32{world.UIDCore, world.UIDGateway},
+		Peers:   []uint32{world.UIDCore, world.UIDGateway, world.UIDFetcher},
 		Setters: []uint32{world.UIDCore},
+		Sharers: []uint32{world.UIDFetcher},
 		ID:      os.Getenv("CROFT_ID"),
 		Version: os.Getenv("CROFT_VERSION"),
 	})
@@ -39,9 +45,25 @@ func runDiscovery(ctx context.Context, env *daemon.Env) error {
 
 func runNetwork(ctx context.Context, env *daemon.Env) error {
 	return network.Run(ctx, env, network.Config{
-		Peers:   []uint32{world.UIDCore, world.UIDGateway},
+		Peers:   []uint32{world.UIDCore, world.UIDGateway, world.UIDFetcher, world.UIDUpdater},
 		Setters: []uint32{world.UIDCore},
 	})
+}
+
+func runFetcher(ctx context.Context, env *daemon.Env) error {
+	etc, err := updater.ReadEtc("")
+	if err != nil {
+		return err
+	}
+	return fetcher.Run(ctx, env, fetcher.Config{
+		Updater: world.UIDUpdater, Core: world.UIDCore,
+		Board: etc.Release.Board, Publisher: etc.Publisher.Name, Mirrors: etc.Publisher.Mirrors, Root: etc.Root,
+		Built: time.Unix(etc.Release.Built, 0),
+	})
+}
+
+func runUpdater(ctx context.Context, env *daemon.Env) error {
+	return updater.Run(ctx, env, updater.Config{Peers: []uint32{world.UIDCore}})
 }
 
 func runWebUI(ctx context.Context, env *daemon.Env) error {
@@ -64,6 +86,6 @@ func main() {
 			os.Exit(daemon.Main(os.Args[1], run))
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: croftd core|discovery|gateway|network|webui")
+	fmt.Fprintln(os.Stderr, "usage: croftd core|discovery|fetcher|gateway|network|updater|webui")
 	os.Exit(2)
 }

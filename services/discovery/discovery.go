@@ -18,6 +18,9 @@
 // packet gets an answer of its own, in both families, some fifty times as many bytes as were asked with. What that
 // costs the box is bounded by the service's share of the processor.
 //
+// Boxes that share releases with their LAN announce _croft-update._tcp, and others are looked for when somebody asks (GET
+// /v1/peers), for a few seconds. What is found is unverified, and only addresses of the own network are passed on.
+//
 // The process needs no privilege: UDP sockets on port 5353, shared with other programs, and netlink for reading.
 package discovery
 
@@ -45,12 +48,14 @@ import (
 type Config struct {
 	Peers   []uint32 // uids that may ask for the status
 	Setters []uint32 // those of them that may change the name
+	Sharers []uint32 // those of them that may say whether the box shares releases, and ask who else does
 	ID      string   // of the box, announced; may be empty
 	Version string   // running release, announced
 }
 
 // Run runs the service until ctx ends. On the listener "discovery" it answers GET /v1/discovery, and PUT
-// /v1/discovery/name with an api.NameRequest: the box takes another name, and answers to the one it had a while longer.
+// /v1/discovery/name with an api.NameRequest: the box takes another name, and answers to the one it had a while longer; PUT
+// /v1/share with an api.ShareRequest, and GET /v1/peers, which takes seconds: a list of api.Peer.
 func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -64,6 +69,8 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 		pings:    make(chan chan struct{}),
 		again:    make(chan struct{}, 1),
 		names:    make(chan string),
+		shares:   make(chan bool),
+		browser:  &browser{log: env.Log, machine: onMachine},
 	}
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	s.responder = newResponder(hostLabel(hostname), env.Log, random, onMachine, s.sockets.send)
@@ -80,6 +87,8 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 			daemon.WriteJSON(w, http.StatusOK, s.status.Load())
 		})
 		mux.HandleFunc("PUT /v1/discovery/name", daemon.OnlyPeers(s.putName, cfg.Setters...))
+		mux.HandleFunc("PUT /v1/share", daemon.OnlyPeers(s.putShare, cfg.Sharers...))
+		mux.HandleFunc("GET /v1/peers", daemon.OnlyPeers(s.getPeers, cfg.Sharers...))
 		go func() {
 			if err := daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Peers...), mux); err != nil {
 				ended <- fmt.Errorf("answer on the status socket: %w", err)
@@ -113,8 +122,11 @@ type service struct {
 	pings     chan chan struct{}
 	again     chan struct{} // asks for another look at the interfaces
 	names     chan string   // asks for another name
+	shares    chan bool     // says whether the box shares
+	browser   *browser
 	status    atomic.Pointer[api.Discovery]
 	ready     bool
+	share     bool   // the box shares
 	last      target // what services was told
 }
 
@@ -144,6 +156,7 @@ func (s *service) loop(ctx context.Context, ifaces <-chan []iface, ended <-chan 
 		case <-timer.C:
 		case reply := <-s.pings:
 			close(reply)
+		case s.share = <-s.shares:
 		case name := <-s.names:
 			s.responder.want(time.Now(), name)
 		}
@@ -198,8 +211,11 @@ func (s *service) publish() {
 
 // announce keeps DNS-SD in step with the host name. While we merely ask again whose name it is, it stays as it is.
 func (s *service) announce() {
-	t := target{name: s.responder.name, links: s.responder.serving()}
-	if t.name == s.last.name && (len(t.links) == 0 || s.last.covers(t)) {
+	t := target{name: s.responder.name, links: s.responder.serving(), share: s.share}
+	if len(t.links) > 0 {
+		s.browser.use(t.links)
+	}
+	if t.name == s.last.name && t.share == s.last.share && (len(t.links) == 0 || s.last.covers(t)) {
 		return
 	}
 	s.last = t

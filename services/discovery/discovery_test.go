@@ -83,18 +83,18 @@ func TestUsable(t *testing.T) {
 }
 
 func TestCovers(t *testing.T) {
-	have := target{"croft", map[int]int{2: 1, 3: 2}}
+	have := target{name: "croft", links: map[int]int{2: 1, 3: 2}}
 	for _, test := range []struct {
 		want target
 		ok   bool
 	}{
-		{target{"croft", map[int]int{2: 1, 3: 2}}, true},
-		{target{"croft", map[int]int{2: 1}}, true},
-		{target{"croft", nil}, true},
-		{target{"croft", map[int]int{2: 3}}, false},
-		{target{"croft", map[int]int{2: 1, 4: 5}}, false},
-		{target{"croft-2", map[int]int{2: 1}}, false},
-		{target{"croft-2", nil}, false},
+		{target{name: "croft", links: map[int]int{2: 1, 3: 2}}, true},
+		{target{name: "croft", links: map[int]int{2: 1}}, true},
+		{target{name: "croft", links: nil}, true},
+		{target{name: "croft", links: map[int]int{2: 3}}, false},
+		{target{name: "croft", links: map[int]int{2: 1, 4: 5}}, false},
+		{target{name: "croft-2", links: map[int]int{2: 1}}, false},
+		{target{name: "croft-2", links: nil}, false},
 	} {
 		if got := have.covers(test.want); got != test.ok {
 			t.Errorf("%v covers %v: %t", have, test.want, got)

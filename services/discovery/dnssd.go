@@ -15,11 +15,12 @@ import (
 type target struct {
 	name  string      // label of the host
 	links map[int]int // interface indexes, each with its epoch
+	share bool        // releases are shared
 }
 
 // covers reports whether a registration made for t still does for u.
 func (t target) covers(u target) bool {
-	if t.name != u.name {
+	if t.name != u.name || t.share != u.share {
 		return false
 	}
 	for index, epoch := range u.links {
@@ -102,15 +103,20 @@ func (s *services) register(t target) ([]*zeroconf.Server, error) {
 	}
 	var servers []*zeroconf.Server
 	var errs []error
-	for _, service := range []struct {
+	type service struct {
 		typ  string
 		port int
 		text []string
-	}{
+	}
+	list := []service{
 		{"_http._tcp", 80, []string{"path=/"}},
 		{"_https._tcp", 443, []string{"path=/"}},
 		{"_croft._tcp", 443, s.text},
-	} {
+	}
+	if t.share {
+		list = append(list, service{shareService, sharePort, []string{"format=croft-repository/1"}})
+	}
+	for _, service := range list {
 		server, err := zeroconf.RegisterProxy(t.name, service.typ, "local", service.port, t.name+".local.", nil,
 			service.text, ifaces)
 		if err != nil {

@@ -113,14 +113,14 @@ func (s *Store) Begin(ctx context.Context, w Want, keep func(hash string) bool) 
 		return nil, err
 	}
 	if p.f, err = s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644); err != nil {
-		return nil, full(err)
+		return nil, Full(err)
 	}
 	if err := p.prepare(ctx, old); err != nil {
 		p.f.Close()
 		if old == 0 {
 			s.root.Remove(name)
 		}
-		return nil, fmt.Errorf("the blob %s: %w", w.Blob, full(err))
+		return nil, fmt.Errorf("the blob %s: %w", w.Blob, Full(err))
 	}
 	return p, nil
 }
@@ -228,7 +228,7 @@ func (p *Partial) write(i int, b []byte) error {
 		err = p.f.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("keep a piece of the blob %s: %w", p.want.Blob, full(err))
+		return fmt.Errorf("keep a piece of the blob %s: %w", p.want.Blob, Full(err))
 	}
 	p.have[i] = true
 	p.done += x.size
@@ -245,11 +245,11 @@ func (p *Partial) finish(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("%w: the blob %s has the hash %s", ErrLied, p.want.Blob, hash), p.restart())
 	}
 	if err := p.f.Sync(); err != nil {
-		return full(err)
+		return Full(err)
 	}
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	return full(p.s.move(partialDir+"/"+p.want.Blob, repoDir+"/"+release.BlobFile(p.want.Blob)))
+	return Full(p.s.move(partialDir+"/"+p.want.Blob, repoDir+"/"+release.BlobFile(p.want.Blob)))
 }
 
 // restart forgets all pieces.

@@ -6,8 +6,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
+
+	"github.com/croft-os/croft/updater/release"
 )
 
 // Limits of a bundle.
@@ -179,4 +183,20 @@ func inPieces(ctx context.Context, p []byte, read func(at int64, p []byte) error
 		}
 	}
 	return nil
+}
+
+// Boards returns the boards whose releases a bundle describes, as it says itself, in order; nil for other sources.
+func Boards(s Source) []string {
+	b, ok := s.(*bundle)
+	if !ok {
+		return nil
+	}
+	found := map[string]bool{}
+	for p := range b.files {
+		if target, _, ok := description(p); ok {
+			_, board, _, _ := release.ParseTarget(target)
+			found[board] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }

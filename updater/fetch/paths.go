@@ -37,7 +37,7 @@ const (
 )
 
 var (
-	auditorRE  = regexp.MustCompile(`^auditors/[a-z0-9][a-z0-9-]{0,30}/`)
+	auditorRE  = regexp.MustCompile(`^auditors/[a-z0-9][a-z0-9.-]{0,62}/`)
 	metadataRE = regexp.MustCompile(`^metadata/[1-9][0-9]{0,9}\.(root|snapshot|targets|beta)\.json((?:\.before)?\.tlog-proof)?$`)
 	oldCheckRE = regexp.MustCompile(`^logs/[0-9a-f]{8}/checkpoint$`)
 	// C2SP tlog-tiles, "Merkle Tree": tile/<L>/<N>[.p/<W>]. Bundles of entries are no part of what boxes pass on. Logs that a root

@@ -211,7 +211,7 @@ func (s *Store) put(path string, b []byte) error {
 	name := newDir + "/" + rand.Text()
 	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return full(err)
+		return Full(err)
 	}
 	_, err = f.Write(b)
 	if err == nil {
@@ -225,7 +225,7 @@ func (s *Store) put(path string, b []byte) error {
 	}
 	if err != nil {
 		s.root.Remove(name)
-		return fmt.Errorf("keep %s: %w", path, full(err))
+		return fmt.Errorf("keep %s: %w", path, Full(err))
 	}
 	return nil
 }
@@ -268,8 +268,8 @@ func (s *Store) syncDir(name string) error {
 	return d.Sync()
 }
 
-// full makes errors of a full medium ErrNoSpace.
-func full(err error) error {
+// Full makes errors of a full medium ErrNoSpace.
+func Full(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
