@@ -255,6 +255,9 @@ func (v *volume) tableByte(at int64) (byte, error) {
 // chain follows a chain for at most n clusters. With exact set, it must have as many; that also means that it visits none
 // twice.
 func (v *volume) chain(first uint32, n int64, exact bool) ([]Extent, error) {
+	if exact && n > int64(v.last)-1 {
+		return nil, fmt.Errorf("%w: a file is larger than the volume", ErrDamaged)
+	}
 	var es []Extent
 	for at, i := first, int64(0); ; {
 		if at < 2 || at > v.last {

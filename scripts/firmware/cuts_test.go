@@ -536,33 +536,28 @@ func fuzzed(f *testing.F, table layout.Table, at func(l *Lab) Place, seeds ...[]
 	if err != nil {
 		f.Fatal(err)
 	}
-	base := make(image, l.Disk.Size())
-	if _, err := l.Disk.ReadAt(base, 0); err != nil {
+	p, data := at(l), l.Layout.Partition(l.Layout.Data)
+	was, before := make([]byte, p.Len), make([]byte, data.Size)
+	_, err = l.Disk.ReadAt(was, p.Off)
+	_, err2 := l.Disk.ReadAt(before, data.Start)
+	if err := errors.Join(err, err2); err != nil {
 		f.Fatal(err)
 	}
-	p := at(l)
-	for _, s := range seeds {
+	for _, s := range append(seeds, was) {
 		f.Add(s)
 	}
-	f.Add([]byte(base[p.Off : p.Off+p.Len]))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d := image(bytes.Clone(base))
-		n := copy(d[p.Off:p.Off+p.Len], b)
-		clear(d[p.Off+int64(n) : p.Off+p.Len])
+		disk := l.Disk.Fork()
+		if err := disk.Write(append(bytes.Clone(b), make([]byte, p.Len)...)[:p.Len], p.Off, false); err != nil {
+			t.Fatal(err)
+		}
 		for _, s := range l.Starts() {
 			for _, trial := range []layout.Slot{"", layout.SlotB} {
-				boot, err := s.Boot(d, int64(len(d)), trial)
-				if err == nil && (boot.Root.Off+boot.Root.Len > int64(len(d)) || boot.Root.Len <= 0) {
+				boot, err := s.Boot(disk, disk.Size(), trial)
+				if err == nil && (boot.Root.Off+boot.Root.Len > disk.Size() || boot.Root.Len <= 0) {
 					t.Errorf("%s: %+v", s.Name, boot)
 				}
 			}
-		}
-		disk, err := faults.NewDisk(int64(len(d)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := disk.Write(d, 0, false); err != nil {
-			t.Fatal(err)
 		}
 		// What reads and writes the slots holds out as well: it fails, or does what it says, and touches nothing else.
 		m := l.Medium(disk, layout.SlotA)
@@ -578,9 +573,8 @@ func fuzzed(f *testing.F, table layout.Table, at func(l *Lab) Place, seeds ...[]
 				t.Errorf("after a commit: %q, %v", got, err)
 			}
 		}
-		data := l.Layout.Partition(l.Layout.Data)
 		after := make([]byte, data.Size)
-		if _, err := disk.ReadAt(after, data.Start); err != nil || !bytes.Equal(after, d[data.Start:data.Start+data.Size]) {
+		if _, err := disk.ReadAt(after, data.Start); err != nil || !bytes.Equal(after, before) {
 			t.Errorf("the data changed: %v", err)
 		}
 	})

@@ -112,7 +112,7 @@ func (v *volume) chain(first, limit int64) ([]Place, error) {
 	var ps []Place
 	end := int64(1)<<min(v.bits, 28) - 8
 	for c, n := first, int64(0); c < end && n*v.cluster < limit; n++ {
-		if c < 2 || c >= v.count+2 {
+		if c < 2 || c >= v.count+2 || n > v.count {
 			return nil, fmt.Errorf("a chain leads to cluster %d", c)
 		}
 		at := v.data + (c-2)*v.cluster
