@@ -32,7 +32,11 @@ func crofts(t *testing.T, drives map[string]layout.Layout, files map[string]stri
 			t.Fatal(err)
 		}
 	}
-	volume, err := os.ReadFile(card(t, files))
+	path := cardWith(t)
+	if files[claimFile] == "" {
+		path = card(t, files)
+	}
+	volume, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

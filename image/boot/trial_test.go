@@ -67,10 +67,28 @@ func startOf(t *testing.T, dir, card string, f *fakeFirmware, slot layout.Slot) 
 	return b
 }
 
-// cardWith is a card with a claim file.
+var cardMade struct {
+	sync.Mutex
+	content []byte
+}
+
+// cardWith is a card with a claim file; tools make it only once.
 func cardWith(t *testing.T) string {
 	t.Helper()
-	return card(t, map[string]string{claimFile: strings.Repeat("\n", 512)})
+	cardMade.Lock()
+	defer cardMade.Unlock()
+	if cardMade.content == nil {
+		b, err := os.ReadFile(card(t, forTheOwner))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cardMade.content = b
+	}
+	path := filepath.Join(t.TempDir(), "card")
+	if err := os.WriteFile(path, cardMade.content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func ends(t *testing.T, b *Box) string {
