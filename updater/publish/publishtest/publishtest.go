@@ -206,6 +206,18 @@ func (p *Publisher) Stage() *publish.Stage {
 // Key makes a key of a person, who signs from now on where that is asked for.
 func (p *Publisher) Key(name string) *publish.Key { return p.key(name) }
 
+// Person is the key of somebody by name: "root-1", "targets-1", "beta-1" and so on.
+func (p *Publisher) Person(name string) *publish.Key {
+	p.t.Helper()
+	for _, k := range p.keys {
+		if k.Name == name {
+			return k
+		}
+	}
+	p.t.Fatalf("nobody is called %s", name)
+	return nil
+}
+
 // Sign has as many people sign as have to. They trust everything.
 func (p *Publisher) Sign(st *publish.Stage) {
 	p.t.Helper()
