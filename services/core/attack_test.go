@@ -277,6 +277,9 @@ func TestBodies(t *testing.T) {
 		if op.body == 0 || op.who&(open|owner) == 0 {
 			continue
 		}
+		if op.id == "uploadUpdate" {
+			continue // its body is no JSON
+		}
 		path := strings.NewReplacer("{id}", "0").Replace(op.path)
 		for _, tt := range []struct {
 			body string

@@ -107,7 +107,10 @@ func forRole(b *api.Box, role who) *api.Box {
 		return b
 	}
 	c := *b
-	c.Notices, c.Alerts, c.Updates = nil, nil, forSome(b.Updates)
+	c.Notices, c.Alerts = nil, nil
+	if role != rescue { // who may install releases
+		c.Updates = forSome(b.Updates)
+	}
 	return &c
 }
 

@@ -111,11 +111,16 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	wg.Go(s.voidClaim)
 	go env.Watch(ctx, db.Check)
 	env.Ready("running")
-	api := s.handler(operations())
-	mux := http.NewServeMux()
-	mux.Handle("GET /api/v1/health", api)
-	mux.HandleFunc("/", daemon.OnlyPeers(api.ServeHTTP, cfg.GatewayUID, cfg.WebUIUID))
-	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID, cfg.UpdaterUID), mux)
+	all := s.handler(operations())
+	most := daemon.OnlyPeers(all.ServeHTTP, cfg.GatewayUID, cfg.WebUIUID)
+	h := func(w http.ResponseWriter, r *http.Request) { // no mux: it would redirect
+		if r.Method == http.MethodGet && r.URL.Path == base+"/health" {
+			all.ServeHTTP(w, r)
+		} else {
+			most(w, r)
+		}
+	}
+	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.GatewayUID, cfg.WebUIUID, cfg.UpdaterUID), http.HandlerFunc(h))
 }
 
 func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences string) (*server, error) {

@@ -165,7 +165,7 @@ func (s *server) getUpdates(w http.ResponseWriter, r *http.Request, c *caller) {
 		s.refuseUpdate(w, r, err)
 		return
 	}
-	if c.role != owner {
+	if c.role&(owner|rescue) == 0 {
 		u = forSome(u)
 	}
 	daemon.WriteJSON(w, http.StatusOK, u)
@@ -256,7 +256,10 @@ func (s *server) putUpdatesTrust(w http.ResponseWriter, r *http.Request, c *call
 		invalid(w, wrong...)
 		return
 	}
-	err, ok := s.checked(w, c, func() error { return s.id.ConfirmPassword(r.Context(), c.Caller, req.Password) })
+	err, ok := error(nil), true
+	if c.role != rescue { // who has the code of rescue mode stands at the box; nobody's password is known there
+		err, ok = s.checked(w, c, func() error { return s.id.ConfirmPassword(r.Context(), c.Caller, req.Password) })
+	}
 	switch {
 	case !ok:
 		return
