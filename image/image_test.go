@@ -753,3 +753,111 @@ func TestWindow(t *testing.T) {
 		t.Errorf("window of %d bytes", pack.Window)
 	}
 }
+
+// TestParts: what slot A of an image has is the boot part of a release, bit for bit, however the image was made.
+func TestParts(t *testing.T) {
+	eachImage(t, func(t *testing.T, b board.Board, img string) {
+		rel := releaseOf(t, img, b.Layout)
+		builder, err := newBuilder(t.Context(), Options{
+			Board: b, Out: t.TempDir(), Version: rel.Version, Epoch: time.Unix(rel.Built, 0), Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(builder.tmp)
+		if err := builder.boot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := read(t, builder.volume(slots.PartBoot))
+		f, err := os.Open(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		whole, err := slots.NewFile(f, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := func(number int) slots.Device {
+			p := b.Layout.Partition(number)
+			return slots.Window{D: whole, Start: p.Start, Len: p.Size}
+		}
+		m := slots.Medium{Table: b.Layout.Table, Running: layout.SlotA, First: part(b.Layout.First)}
+		if b.Layout.Boot[layout.SlotA] != b.Layout.First {
+			m.Boot = part(b.Layout.Boot[layout.SlotA])
+		}
+		r, size, err := m.Base(slots.PartBoot)
+		if err != nil || size < int64(len(want)) {
+			t.Fatalf("%d bytes of %d: %v", size, len(want), err)
+		}
+		got := make([]byte, len(want))
+		if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("slot A's boot part is another one: %v", err)
+		}
+		if slot, err := m.Committed(); slot != layout.SlotA || err != nil {
+			t.Errorf("committed is slot %q, %v", slot, err)
+		}
+	})
+}
+
+// TestPublisher: whom a box follows is checked before hours are spent on an image of it.
+func TestPublisher(t *testing.T) {
+	const root, who = `{"signed":{}}`, `{"name":"Someone","mirrors":["https://example.org/croft"]}`
+	for name, tc := range map[string]struct {
+		files map[string]string
+		ok    bool
+	}{
+		"both":             {map[string]string{"root.json": root, "publisher.json": who}, true},
+		"no root":          {map[string]string{"publisher.json": who}, false},
+		"nobody":           {map[string]string{"root.json": root}, false},
+		"no name":          {map[string]string{"root.json": root, "publisher.json": `{"mirrors":[]}`}, false},
+		"something else":   {map[string]string{"root.json": root, "publisher.json": `{"name":"x","key":"secret"}`}, false},
+		"a root cut short": {map[string]string{"root.json": root[:5], "publisher.json": who}, false},
+	} {
+		dir := t.TempDir()
+		for name, content := range tc.files {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := builder{Options: Options{Publisher: dir}}
+		files, err := b.publisher()
+		if (err == nil) != tc.ok || tc.ok && (string(files["root.json"]) != root || string(files["publisher.json"]) != who) {
+			t.Errorf("%s: %v, %v", name, files, err)
+		}
+	}
+}
+
+// TestNumbers: a release has a number and a channel, or neither.
+func TestNumbers(t *testing.T) {
+	for _, tc := range []struct {
+		number  int64
+		channel string
+		ok      bool
+	}{{0, "", true}, {1, "stable", true}, {7, "beta", true}, {0, "stable", false}, {1, "", false}, {-1, "beta", false}, {1, "gold", false}} {
+		b, err := newBuilder(t.Context(), Options{Out: t.TempDir(), Version: "v1", Epoch: time.Unix(1790000000, 0), Number: tc.number, Channel: tc.channel})
+		if (err == nil) != tc.ok {
+			t.Errorf("number %d in channel %q: %v", tc.number, tc.channel, err)
+		}
+		if err == nil {
+			os.RemoveAll(b.tmp)
+		}
+	}
+}
+
+// TestFirmwareStrings: the boot code that images carry for the Pi 3 and the Zero 2 W knows what the slots need of it.
+func TestFirmwareStrings(t *testing.T) {
+	eachImage(t, func(t *testing.T, b board.Board, img string) {
+		if b.Layout.Table != layout.MBR {
+			return
+		}
+		selector := volume(t, img, b.Layout, b.Layout.First)
+		code := read(t, selector, "bootcode.bin")
+		for _, word := range []string{"autoboot.txt\x00", "boot_partition\x00", "tryboot_a_b\x00", "tryboot\x00"} {
+			if !bytes.Contains(code, []byte(word)) {
+				t.Errorf("bootcode.bin does not know %q", word)
+			}
+		}
+		read(t, selector, "config.txt")
+	})
+}

@@ -165,7 +165,9 @@ func steadied(t *testing.T, img string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(entry, bytes.Replace(b, []byte(k.Cmdline), []byte(k.Cmdline+" "+steady), 1), 0o600); err != nil {
+	// The entry keeps its size, of which most is newlines: updates overwrite it in place.
+	b = bytes.Replace(b, []byte(k.Cmdline), []byte(k.Cmdline+" "+steady), 1)[:len(b)]
+	if err := os.WriteFile(entry, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "steady.img")

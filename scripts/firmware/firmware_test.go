@@ -1,11 +1,18 @@
 package firmware
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/image/board"
 	"github.com/croft-os/croft/scripts/faults"
+	"github.com/croft-os/croft/updater/release"
 	"github.com/croft-os/croft/updater/slots"
 )
 
@@ -141,4 +148,102 @@ func TestReasons(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestImages asks the models about the images in CROFT_OUT: slot A starts, on every machine, and as soon as another release is in slot B,
+// that is what a trial starts.
+func TestImages(t *testing.T) {
+	dir := os.Getenv("CROFT_OUT")
+	if dir == "" {
+		t.Skip("CROFT_OUT names no images")
+	}
+	for _, b := range board.All() {
+		t.Run(b.ID, func(t *testing.T) {
+			path := filepath.Join(dir, "croft-"+b.ID+".img")
+			if _, err := os.Stat(path); err != nil {
+				t.Skip(err)
+			}
+			d, err := faults.LoadDisk(path, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := &Lab{Layout: b.Layout}
+			m := l.Medium(d.Fork(), layout.SlotA)
+			next := baseOf(t, m)
+			if err := m.Install(t.Context(), next.Release, next.Fill, silent); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range l.Starts() {
+				for trial, want := range map[layout.Slot]string{"": "a", layout.SlotB: "b"} {
+					disk := m.First.(slots.Window).D
+					boot, err := s.Boot(disk, disk.Size(), trial)
+					if err != nil || !strings.Contains(boot.Cmdline, " croft.slot="+want+" ") {
+						t.Errorf("%s, trial of %q: %+v, %v", s.Name, trial, boot, err)
+						continue
+					}
+					if _, err := boot.Identify(disk, next.Release); want == "b" && err != nil {
+						t.Errorf("%s: %v", s.Name, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// baseOf is the release in the running slot under another name.
+func baseOf(t *testing.T, m *slots.Medium) *Made {
+	t.Helper()
+	cmdline := ""
+	var boot int64
+	if m.Table == layout.MBR {
+		end, err := fat.End(m.Boot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := fat.ReadFile(m.Boot, "cmdline.txt", 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		boot, cmdline = end, strings.TrimSpace(string(b))
+	} else {
+		b, err := fat.ReadFile(m.First, slots.CmdlineFile(m.Table, m.Running), 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, cmdline, _ = strings.Cut(strings.TrimSpace(string(b)), "\noptions ")
+	}
+	made := &Made{Release: &release.Release{Version: "v999", Number: 999}, Parts: map[string][]byte{}}
+	for name, part := range map[string]*release.Part{slots.PartBoot: &made.Boot, slots.PartRoot: &made.Root} {
+		r, size, err := m.Base(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == slots.PartBoot && boot != 0 {
+			size = boot
+		}
+		b := make([]byte, size)
+		if _, err := r.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(b)
+		made.Parts[name] = b
+		*part = release.Part{Size: size, SHA256: hex.EncodeToString(sum[:])}
+	}
+	var args []string
+	for _, arg := range strings.Fields(cmdline) {
+		key, _, _ := strings.Cut(arg, "=")
+		switch key {
+		case "root":
+			arg = "root=PARTUUID={root}"
+		case "croft.slot":
+			arg = "croft.slot={slot}"
+		case "croft.version":
+			arg = "croft.version=v999"
+		case "croft.number":
+			arg = "croft.number=999"
+		}
+		args = append(args, arg)
+	}
+	made.Cmdline = strings.Join(args, " ")
+	return made
 }

@@ -16,6 +16,7 @@ type Vars map[string]string
 // entry is a loader entry of systemd-boot.
 type entry struct {
 	id, sortKey, version, loader, options string
+	initrds                               []string
 }
 
 // UEFI starts a disk of size bytes. It uses up LoaderEntryOneShot, and sets LoaderEntrySelected.
@@ -71,6 +72,12 @@ func systemdBoot(v *volume, ps []partition, vars Vars) (*Boot, error) {
 	}
 	if len(kernel) != 1 {
 		return nil, fmt.Errorf("%s is in %d pieces", e.loader, len(kernel))
+	}
+	// The kernel asks the firmware for them, and starts without those that are not there.
+	for _, name := range e.initrds {
+		if v.has(name) && !strings.Contains(" "+e.options, " root=") {
+			return &Boot{Kernel: kernel[0], Cmdline: e.options, Rescue: true}, nil
+		}
 	}
 	root, err := kernelRoot(v.r, ps, e.options)
 	if err != nil {
@@ -147,6 +154,8 @@ func loadEntries(v *volume, self string) []entry {
 				e.version = kv[1]
 			case "linux", "efi":
 				e.loader = kv[1]
+			case "initrd":
+				e.initrds = append(e.initrds, kv[1])
 			case "options":
 				e.options = strings.TrimSpace(e.options + " " + kv[1])
 			}

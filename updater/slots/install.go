@@ -148,13 +148,14 @@ func (m *Medium) locate(r *release.Release) (*installation, error) {
 	return in, err
 }
 
-// apart makes sure that what will be overwritten is not part of a file that the running slot needs: on a volume that another
+// apart makes sure that what will be overwritten is not part of a file that the running slot or the rescue system needs: on a volume that another
 // computer damaged, files can share clusters.
 func (in *installation) apart() error {
 	running := in.m.Running
 	needed := []fat.Extent{}
 	for _, name := range []string{
 		KernelFile(running), CmdlineFile(in.m.Table, running), loaderConf, "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTAA64.EFI",
+		"vmlinuz-rescue", "rescue.cpio.zst", "loader/entries/croft-rescue.conf",
 	} {
 		f, err := fat.Find(in.m.First, name)
 		if errors.Is(err, fat.ErrNotFound) {
