@@ -72,6 +72,7 @@ var sections = []section{
 	{"size", benchSize},
 	{"boot", benchBoot},
 	{"idle", benchIdle},
+	{"update", benchUpdate},
 }
 
 func main() {
