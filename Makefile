@@ -3,7 +3,7 @@
 BOARD ?= pc
 OUT   ?= out
 
-.PHONY: run test test-fast image flash images bench lint setup
+.PHONY: run test test-fast image flash images demo-update soak bench lint setup
 
 run: ## boot a Croft on this machine (FRESH=1 starts over; HTTP_PORT, HTTPS_PORT)
 	@scripts/setup.sh image run
@@ -28,6 +28,15 @@ IMG ?= $(OUT)/croft-$(BOARD).img
 flash: ## put an image onto a card or stick: DEV=/dev/sdX, IMG=…, ARGS='--hostname …'; without DEV, list the drives
 	@mkdir -p $(OUT) && go build -o $(OUT)/croft.bin ./scripts/croft
 	@if [ -b "$(DEV)" ] && [ ! -w "$(DEV)" ]; then as=sudo; fi; exec $$as $(OUT)/croft.bin flash "$(IMG)" $(DEV) $(ARGS)
+
+demo-update: ## two boxes, a signed, logged and witnessed release, and a bad one that is left again
+	@scripts/setup.sh image run
+	@mkdir -p $(OUT) && go build -o $(OUT)/demo.bin ./scripts/demo
+	@exec $(OUT)/demo.bin
+
+soak: ## the hundred power cuts of an update, booted (an hour)
+	@scripts/setup.sh image run test
+	@CROFT_SOAK=1 go test -timeout 150m -v -run "TestPowerCutsInUpdate" ./scripts/e2e
 
 bench: ## measure against the budgets of docs/architecture.md, beside named peers
 	@scripts/setup.sh image image-arm64 run test bench
