@@ -130,6 +130,9 @@ func (m *Medium) Installed() (*Stamp, error) { return m.stamp(m.Idle()) }
 func (m *Medium) stamp(slot layout.Slot) (*Stamp, error) {
 	s := &Stamp{Slot: slot}
 	if m.Table == layout.MBR {
+		if m.bootOf(slot) == nil {
+			return nil, fmt.Errorf("%w: slot %s has no boot partition", ErrForm, slot)
+		}
 		// A slot without boot sector, or with one that is no FAT's, the firmware passes over.
 		b, err := fat.ReadFile(m.bootOf(slot), CmdlineFile(m.Table, slot), maxEntry)
 		if err != nil {
