@@ -34,7 +34,7 @@ func kindOf(action string) string {
 		return "signin"
 	case "account-made", "invited", "invite-ended", "joined", "person-changed", "person-removed":
 		return "people"
-	case "config-changed", "config-undone", "network-tried", "network-kept", "network-reverted", "setup-done":
+	case "update-trust", "config-changed", "config-undone", "network-tried", "network-kept", "network-reverted", "setup-done":
 		return "settings"
 	}
 	return "box"
@@ -179,7 +179,7 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 		if name := e.Args["target"]; name != "" {
 			service = c.or("service-name."+name, short(name, longestName))
 		}
-		args["target"] = named(c.or("alert."+e.Target, args["target"]), map[string]string{"target": service})
+		args["target"] = named(c.or("alert."+e.Target, args["target"]), map[string]string{"target": service, "version": short(e.Args["target"], longestName)})
 	case "sign-in-failed":
 		if e.Target == "" {
 			special = ".nobody"
@@ -196,6 +196,11 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 		if e.Args["again"] != "" {
 			special = ".again"
 		}
+	case "update-trust":
+		special = "." + e.Args["role"] + "." + e.Args["action"]
+	}
+	if cause := e.Args["cause"]; cause != "" {
+		args["cause"] = c.updateCause(cause, e.Args["service"])
 	}
 	if role := e.Args["role"]; role != "" {
 		args["role"] = c.or("audit-role."+role, args["role"])
@@ -215,7 +220,7 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 		v.Icon = "i-box"
 	}
 	switch e.Action {
-	case "sign-in-failed", "recovered", "started-over", "state-restored", "person-removed", "second-factor-off":
+	case "update-back", "update-failed", "update-trust", "sign-in-failed", "recovered", "started-over", "state-restored", "person-removed", "second-factor-off":
 		v.Tone = toneLook
 	}
 	return v

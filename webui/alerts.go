@@ -36,6 +36,9 @@ func (c catalogue) alert(a *api.Alert) concern {
 	for k, v := range a.Args {
 		args[k] = v
 	}
+	if cause := args["cause"]; cause != "" {
+		args["cause"] = c.updateCause(cause, args["service"])
+	}
 	key := "alert." + a.Name
 	k := concern{
 		Tone: toneLook, Name: a.Name, Target: a.Target, Past: !a.Active,
@@ -44,7 +47,10 @@ func (c catalogue) alert(a *api.Alert) concern {
 	if a.Weight == "act" && a.Active {
 		k.Tone = toneAct
 	}
-	if a.Target != "" {
+	switch {
+	case strings.HasPrefix(a.Name, "update-"):
+		k.Href = "/updates"
+	case a.Target != "":
 		k.Href = servicePath(a.Target)
 	}
 	k.Alert = &alertView{ID: a.ID, First: a.First, Last: a.Last, Count: a.Count, Over: !a.Active}

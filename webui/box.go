@@ -89,6 +89,12 @@ func (v *visit) boxFor(b *api.Box, h *watch) *boxView {
 		}
 		view.Head = concern{Tone: toneLook, Title: v.text.s("head.trial"), Why: v.text.s("trial.text")}
 	}
+	if !view.Owner { // who may not open the page of updates
+		view.Head.Href = strings.TrimSuffix(view.Head.Href, "/updates")
+		for i := range view.Also {
+			view.Also[i].Href = strings.TrimSuffix(view.Also[i].Href, "/updates")
+		}
+	}
 	if view.Rescue != nil {
 		switch name := v.r.URL.Query().Get("problem"); name {
 		case "not-confirmed", "refused", "failed":

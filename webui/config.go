@@ -104,6 +104,8 @@ func (c catalogue) part(p string) string {
 		return c.connection(name)
 	case strings.HasPrefix(p, "/people/"):
 		return c.s("diff.person", name)
+	case strings.HasPrefix(p, "/updates/"):
+		return c.or("diff.updates."+name, p)
 	}
 	return p
 }
@@ -117,6 +119,9 @@ func empty(b json.RawMessage) bool {
 
 // value says a part's value.
 func (c catalogue) value(p string, raw json.RawMessage) string {
+	if strings.HasPrefix(p, "/updates/") {
+		return c.policyValue(strings.TrimPrefix(p, "/updates/"), raw)
+	}
 	if empty(raw) {
 		switch {
 		case p == "/time_zone":

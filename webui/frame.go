@@ -24,7 +24,7 @@ func section(path string, owner bool) string {
 		return "services"
 	case "invites":
 		return "people"
-	case "trust", "settings", "config", "network", "licences", "about", "power", "start-over", "name", "time-zone":
+	case "trust", "settings", "config", "network", "licences", "about", "power", "start-over", "name", "time-zone", "updates":
 		if !owner {
 			return "me"
 		}

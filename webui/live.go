@@ -42,6 +42,9 @@ func followers() map[string]follower {
 		"GET /alerts": {whoOwner, []string{"alert-cards"}, func(v *visit, _ *url.URL) func(*api.Box) any {
 			return v.alerts
 		}},
+		"GET /updates": {whoOwner, []string{"updates-now", "updates-about"}, func(v *visit, _ *url.URL) func(*api.Box) any {
+			return v.updates
+		}},
 	}
 }
 

@@ -70,6 +70,7 @@ func (v *visit) getSettings() {
 			{"/box/network", c.s("network.title"), c.networkWord(b.Network)},
 			{"/box/config", c.s("config.title"), c.s("settings.config")},
 			{"/trust", c.s("settings.trust"), c.s("settings.trust.text")},
+			{"/updates", c.s("updates.title"), c.updatesWord(b.Updates)},
 			{"/box/about", c.s("about.title"), c.s("settings.version", b.System.Version)},
 		},
 		Power: []row{
@@ -253,6 +254,7 @@ type awayView struct {
 	Texts []string
 	Back  bool   // it comes back by itself, at this address …
 	URL   string // … or at another
+	To    string // page to open then; empty for the start page
 }
 
 func (v *visit) getRestart() { v.ask("box-restart", askView{Up: "/box", UpName: v.text.s("nav.box")}) }

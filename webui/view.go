@@ -505,6 +505,9 @@ func (c catalogue) concerns(b *api.Box) []concern {
 		add(toneLook, c.s("concern.memory"), c.s("concern.memory.why", c.size(m.MemAvailable), c.size(m.MemTotal)),
 			c.s("concern.memory.next"))
 	}
+	if u := b.Updates; u != nil && (u.State == api.UpdateRestarting || u.State == api.UpdateTrial) {
+		add(toneWait, c.s("update-state."+u.State), c.s("update-state."+u.State+".text"), c.s("head.starting.next")).Href = "/updates"
+	}
 	if d := b.Discovery; d != nil && d.Conflict != "" {
 		add(toneLook, c.s("concern.conflict", d.Wanted+".local"), c.s("concern.conflict.why", d.Name+".local", d.Wanted+".local"), c.s("concern.conflict.next", d.Name+".local"))
 	}

@@ -136,7 +136,8 @@ if (offline) {
   const lost = () => {
     if (offline.textContent) return;
     const time = new Date(heard).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
-    offline.textContent = offline.dataset.text.replace('{time}', time);
+    const now = document.querySelector('[data-away-text]'); // a box that is away because it restarts
+    offline.textContent = now && now.dataset.awayText || offline.dataset.text.replace('{time}', time);
   };
   const close = () => {
     clearTimeout(timer);
@@ -217,6 +218,40 @@ if (offline) {
   connect();
 }
 
+// A large file goes straight to the box, so that the page can say how far it is.
+for (const form of document.querySelectorAll('[data-upload]')) {
+  const says = by('upload-says'), bar = by('upload-bar'), words = JSON.parse(form.dataset.words);
+  form.addEventListener('submit', e => {
+    const file = form.elements.file.files[0];
+    if (!file) return;
+    e.preventDefault();
+    const began = Date.now(), ask = new XMLHttpRequest();
+    const mb = n => (n / 1e6).toFixed(n < 1e7 ? 1 : 0);
+    const failed = name => {
+      says.textContent = words[name] || words[''];
+      bar.hidden = true;
+      form.querySelectorAll('button').forEach(b => { b.disabled = false; });
+    };
+    if (file.size > form.dataset.most) return setTimeout(failed, 0, 'too-large');
+    ask.upload.onprogress = e => {
+      const left = Math.round((Date.now() - began) / e.loaded * (e.total - e.loaded) / 1000);
+      bar.value = e.loaded / e.total;
+      says.textContent = form.dataset.says.replace('{done}', mb(e.loaded)).replace('{all}', mb(e.total)).replace('{n}', left);
+    };
+    ask.onload = () => {
+      if (ask.status < 300) return location.assign(form.dataset.to);
+      let name = '';
+      try { name = JSON.parse(ask.responseText).type.split('/').pop(); } catch {}
+      failed(name);
+    };
+    ask.onerror = () => failed('');
+    bar.hidden = false;
+    ask.open('PUT', '/api/v1/updates/file?' + new URLSearchParams({name: file.name}));
+    ask.setRequestHeader('Content-Type', 'application/zip');
+    ask.send(file);
+  });
+}
+
 // What only a script can do is hidden until there is one.
 for (const e of document.querySelectorAll('[data-script]')) e.hidden = false;
 for (const b of document.querySelectorAll('[data-share]')) {
@@ -253,7 +288,7 @@ if (away) {
   const begun = Date.now();
   let gone = false;
   const look = () => fetch('/', {cache: 'no-store', signal: AbortSignal.timeout(3000)}).then(r => {
-    if (r.ok && (gone || Date.now() - begun > 45000)) location.replace('/');
+    if (r.ok && (gone || Date.now() - begun > 45000)) location.replace(away.dataset.away);
     if (r.status >= 500) gone = true;
   }, () => { gone = true; });
   setInterval(look, 3000);
