@@ -230,17 +230,19 @@ func (b *builder) first(ctx context.Context) error {
 	return b.fat(ctx, pack.FAT{Label: "CROFT", ID: 0xc0f70001, Start: p.Start}, p.Size, files, b.volume("first"))
 }
 
-// rescue packs the rescue system: the root file system's content, with a mark, in an initramfs.
+// rescue packs the rescue system: the root file system's content, with a mark, in an initramfs. It has no number, so that every
+// release is newer than it, that of its own image too.
 func (b *builder) rescue() ([]board.File, error) {
 	if b.Board.Rescue == nil {
 		return nil, nil
 	}
 	dir, packed := filepath.Join(b.tmp, "root"), b.volume("rescue")
-	mark := filepath.Join(dir, "etc/croft/rescue")
-	if err := os.WriteFile(mark, []byte(b.Version+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "etc/croft/rescue"), []byte(b.Version+"\n"), 0o644); err != nil {
 		return nil, err
 	}
-	defer os.Remove(mark)
+	if err := writeRelease(dir, api.Release{Version: b.Version, Built: b.Epoch.Unix(), Board: b.Board.ID}); err != nil {
+		return nil, err
+	}
 	if err := pack.Initramfs(dir, packed, b.Epoch, map[string]string{pathInit: "init"}); err != nil {
 		return nil, err
 	}

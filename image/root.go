@@ -27,12 +27,7 @@ func writeRoot(dir string, r api.Release, licences []byte, publisher map[string]
 			return err
 		}
 	}
-	release, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		return err
-	}
 	files := map[string]string{
-		"etc/croft/release.json":     string(release) + "\n",
 		"etc/croft/licences.json.gz": string(licences),
 		"etc/hosts":                  "127.0.0.1 localhost\n::1 localhost\n",
 		"etc/nsswitch.conf":          "hosts: files dns\n",
@@ -50,6 +45,9 @@ func writeRoot(dir string, r api.Release, licences []byte, publisher map[string]
 			return err
 		}
 	}
+	if err := writeRelease(dir, r); err != nil {
+		return err
+	}
 	if err := os.Symlink("/run/croft/network/resolv.conf", filepath.Join(dir, "etc/resolv.conf")); err != nil {
 		return err
 	}
@@ -59,6 +57,14 @@ func writeRoot(dir string, r api.Release, licences []byte, publisher map[string]
 		}
 	}
 	return nil
+}
+
+func writeRelease(dir string, r api.Release) error {
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "etc/croft/release.json"), append(b, '\n'), 0o644)
 }
 
 // roots is Mozilla's list of certificate authorities as golang.org/x/crypto carries it, without those that Mozilla trusts
