@@ -439,6 +439,7 @@ func releaseSign(ctx context.Context, args []string, io stdio) int {
 	key := fl.String("key", "", "`file` with your key")
 	rebuilt := list(fl, "rebuilt", "`folder`: a stage that you have built")
 	hashes := list(fl, "trust-hash", "`SHA-256` of the description of a release that you trust without building it")
+	replace := fl.Bool("replace", false, "sign something else of a version that you have signed before, because that was thrown away")
 	rest, code, ok := parse(fl, args, 1, 1)
 	if !ok {
 		return code
@@ -461,7 +462,7 @@ func releaseSign(ctx context.Context, args []string, io stdio) int {
 			return err
 		}
 		names, err := st.Sign(publish.SignOptions{
-			Key: k, Rebuilt: *rebuilt, Trust: *hashes, Ledger: strings.TrimSuffix(*key, ".key") + ".signed",
+			Key: k, Rebuilt: *rebuilt, Trust: *hashes, Ledger: strings.TrimSuffix(*key, ".key") + ".signed", Replace: *replace,
 			Confirm: func(text string) bool {
 				fmt.Fprintln(io.out, clean(text))
 				return ask.yes(ctx, "Type yes to sign this: ")

@@ -372,6 +372,8 @@ func TestReproducible(t *testing.T) {
 func TestAddRefuses(t *testing.T) {
 	p := publishtest.New(t, publishtest.Options{})
 	p.AddRelease("pc", 5, "v5", part(1000, 1), part(9000, 1))
+	p.AddRelease("pc", 7, "v7", part(1000, 1), part(9000, 1))
+	p.Withdraw(release.Stable, "pc", "v7")
 	for name, tc := range map[string]struct {
 		change func(*publish.Input)
 		want   string
@@ -379,18 +381,21 @@ func TestAddRefuses(t *testing.T) {
 		"dirty":       {func(in *publish.Input) { in.Payload.Dirty = true }, "nobody has committed"},
 		"old number":  {func(in *publish.Input) { in.Payload.Number = 5 }, "not above"},
 		"other board": {func(in *publish.Input) { in.Payload.Number, in.Payload.Board = 4, "pi" }, "not above"},
-		"no notes":    {func(in *publish.Input) { in.Notes = nil }, "notes"},
-		"no beta":     {func(in *publish.Input) { in.Payload.Channel = release.Beta }, "no role beta"},
-		"a channel":   {func(in *publish.Input) { in.Payload.Channel = "fast" }, "channel"},
-		"the part":    {func(in *publish.Input) { in.Payload.Root.SHA256 = strings.Repeat("0", 64) }, "not what payload.json says"},
-		"elsewhere":   {func(in *publish.Input) { in.Payload.Root.File = "../root.part" }, "not beside it"},
-		"published":   {func(in *publish.Input) { in.Payload.Version = "v5" }, "published already"},
-		"no commit":   {func(in *publish.Input) { in.Payload.Commit = "" }, "commit"},
+		"withdrawn": {func(in *publish.Input) {
+			in.Payload.Number = 7 // that it had, and that boxes may have
+		}, "not above 7"},
+		"no notes":  {func(in *publish.Input) { in.Notes = nil }, "notes"},
+		"no beta":   {func(in *publish.Input) { in.Payload.Channel = release.Beta }, "no role beta"},
+		"a channel": {func(in *publish.Input) { in.Payload.Channel = "fast" }, "channel"},
+		"the part":  {func(in *publish.Input) { in.Payload.Root.SHA256 = strings.Repeat("0", 64) }, "not what payload.json says"},
+		"elsewhere": {func(in *publish.Input) { in.Payload.Root.File = "../root.part" }, "not beside it"},
+		"published": {func(in *publish.Input) { in.Payload.Version = "v5" }, "published already"},
+		"no commit": {func(in *publish.Input) { in.Payload.Commit = "" }, "commit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			in := publish.Input{Dir: dir, Notes: map[string]string{"en": "New."}, From: []string{p.Dir()}}
-			in.Payload = p.Payload(dir, publishtest.Release{Board: "pc", Number: 6, Version: "v6", Boot: part(1000, 1), Root: part(9000, 2)})
+			in.Payload = p.Payload(dir, publishtest.Release{Board: "pc", Number: 8, Version: "v8", Boot: part(1000, 1), Root: part(9000, 2)})
 			tc.change(&in)
 			st, err := publish.NewStage(filepath.Join(t.TempDir(), "stage"), p.Dir(), time.Now())
 			if err != nil {

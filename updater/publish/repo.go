@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -230,11 +231,11 @@ func (u *updater) releases() error {
 		for _, path := range published(m) {
 			f := m.Signed.Targets[path]
 			target := release.TargetFile(path, f.Hashes["sha256"].String())
-			r, err := readRelease(u.Repo, path, f)
-			if err == nil {
+			if _, err := readRelease(u.Repo, path, f); err == nil {
 				continue // what is there was checked when it came
 			}
-			if r, err = readRelease(u.st.Dir, path, f); err != nil {
+			r, err := readRelease(u.st.Dir, path, f)
+			if err != nil {
 				return err
 			}
 			if !auditor {
@@ -250,6 +251,19 @@ func (u *updater) releases() error {
 		}
 	}
 	return nil
+}
+
+// numberFile keeps the highest number that a release of the repository ever had, also after it was withdrawn. Clients don't read it.
+const numberFile = ".number"
+
+func highest(repo string) (int64, error) {
+	b, err := readLimited(filepath.Join(repo, numberFile), 64)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }
 
 // blob takes one over, unless it is there.
@@ -718,6 +732,11 @@ func (u *updater) prune() error {
 	if err != nil {
 		return err
 	}
+	number, err := highest(u.Repo)
+	if err != nil {
+		return err
+	}
+	had := number
 	for _, t := range []*tree{is, u.old} {
 		for r, m := range map[string]*targetsMeta{roleTargets: t.targets, roleBeta: t.beta} {
 			if m == nil {
@@ -731,6 +750,7 @@ func (u *updater) prune() error {
 				if err != nil {
 					return err
 				}
+				number = max(number, rel.Number)
 				for _, b := range blobsOf(rel) {
 					keep[release.BlobFile(b.Blob)] = true
 				}
@@ -742,6 +762,11 @@ func (u *updater) prune() error {
 				return err
 			}
 			versions[roleSnapshot][s.Signed.Version] = true
+		}
+	}
+	if number > had {
+		if err := writeFile(filepath.Join(u.Repo, numberFile), fmt.Appendln(nil, number)); err != nil {
+			return err
 		}
 	}
 	for _, sub := range []string{"metadata", "targets", "blobs"} {

@@ -24,6 +24,8 @@ type SignOptions struct {
 	Rebuilt []string // folders with what the holder has built: stages
 	Trust   []string // SHA-256 of descriptions of releases that the holder trusts without building them
 	Ledger  string   // file in which it is kept what this key has signed; "" keeps nothing
+	// Replace has the key sign something else of a version that it has signed before, which has to have been thrown away.
+	Replace bool
 	// Confirm is shown everything that the signature would say, and decides.
 	Confirm func(text string) bool
 }
@@ -114,6 +116,8 @@ func (st *Stage) Sign(o SignOptions) ([]string, error) {
 		case st.base.root == nil: // a draft of a beginning may be thrown away
 		case before.Version > entry.Version:
 			return refuse("%s is version %d, but this key has signed version %d already", name, entry.Version, before.Version)
+		case before.Version == entry.Version && before.SHA256 != entry.SHA256 && o.Replace:
+			fmt.Fprintf(&text, "\nTHIS KEY HAS SIGNED ANOTHER %s WITH VERSION %d: all copies of that have to be gone.\n", roleName, entry.Version)
 		case before.Version == entry.Version && before.SHA256 != entry.SHA256:
 			return refuse("this key has signed another %s with version %d before", roleName, entry.Version)
 		}

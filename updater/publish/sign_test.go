@@ -74,6 +74,18 @@ func TestSignRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "has signed another targets with version 3 before"},
+		"another, and the first is gone": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) {
+			o.Trust, o.Replace = []string{hash(st, "v6")}, true
+			other := staged(t, p, 7, "v7")
+			o2 := *o
+			o2.Trust = []string{hash(other, "v7")}
+			if _, err := other.Sign(o2); err != nil {
+				t.Fatal(err)
+			}
+			o.Confirm = func(text string) bool {
+				return strings.Contains(text, "THIS KEY HAS SIGNED ANOTHER targets WITH VERSION 3")
+			}
+		}, ""},
 		"an older version": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) {
 			o.Trust = []string{hash(st, "v6")}
 			ledger := `{"` + p.Fingerprint() + `": {"targets": {"version": 9, "sha256": ""}}}`

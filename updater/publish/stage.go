@@ -574,6 +574,11 @@ func (st *Stage) Add(ctx context.Context, in Input) (*release.Release, error) {
 			return nil, fmt.Errorf("number %d is not above that of %s, which has %d", r.Number, e.path, e.r.Number)
 		}
 	}
+	for _, repo := range in.From {
+		if n, err := highest(repo); err != nil || n >= r.Number {
+			return nil, errors.Join(fmt.Errorf("number %d is not above %d, which a release in %s had", r.Number, n, repo), err)
+		}
+	}
 	sbom, err := p.SBOM.read(in.Dir)
 	if err != nil {
 		return nil, err
