@@ -1,0 +1,144 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/scripts/qemu"
+	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/updater/publish/publishtest"
+	"github.com/croft-os/croft/updater/release"
+	"github.com/croft-os/croft/updater/slots"
+)
+
+// slotless copies the PC's image and takes its only system away: the loader finds no entry of a slot any more.
+func slotless(t *testing.T) string {
+	t.Helper()
+	img, dir := steadied(t, image(t, qemu.PC)), t.TempDir()
+	at := fmt.Sprintf("%s@@%d", img, layout.UEFI().Partition(layout.UEFI().First).Start)
+	const rescue = "::/loader/entries/croft-rescue.conf"
+	entry, blank := filepath.Join(dir, "rescue"), filepath.Join(dir, "blank")
+	if _, err := run(t.Context(), "mcopy", "-i", at, rescue, entry); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{entry: strings.TrimSpace(string(text)) + " " + steady + "\n", blank: string(slots.BlankEntry())} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{entry, rescue}, {blank, "::/" + slots.CmdlineFile(layout.GPT, layout.SlotA)}} {
+		if _, err := run(t.Context(), "mcopy", append([]string{"-D", "o", "-i", at}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return img
+}
+
+// stick is a USB stick with a file.
+func stick(t *testing.T, name string, content []byte) qemu.Disk {
+	t.Helper()
+	dir := t.TempDir()
+	path, src := filepath.Join(dir, "stick.img"), filepath.Join(dir, name)
+	if err := os.WriteFile(src, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t.Context(), "mkfs.fat", "-n", "UPDATES", "-C", path, fmt.Sprint(len(content)>>10+32<<10)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t.Context(), "mcopy", "-i", path, src, "::"+name); err != nil {
+		t.Fatal(err)
+	}
+	return qemu.Disk{Path: path, USB: true}
+}
+
+// TestRescueSystem starts a box that has no system left in either slot: the rescue system comes up by itself, installs a release
+// from a stick whose publisher somebody at the box vouches for, and the release proves itself. What was on the data partition
+// is as it was.
+func TestRescueSystem(t *testing.T) {
+	t.Parallel()
+	p := publishtest.New(t, publishtest.Options{})
+	r := add(t, p, good, 2)
+	img := slotless(t)
+	o := qemu.Options{
+		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize), stick(t, "croft-pc.zip", p.Bundle(qemu.PC, release.Stable))},
+		NICs: []qemu.NIC{{}}, Vars: filepath.Join(t.TempDir(), "vars.fd"), Watchdog: true, Memory: 768,
+	}
+	b := start(t, o)
+	b.waitPage()
+	b.signIn(b.code())
+	s := b.waitState("the rescue system", time.Minute, func(s api.Box) error {
+		if s.System.Rescue == nil || s.System.Rescue.Code != api.RescueSystem {
+			return fmt.Errorf("mode %s: %+v", s.System.Mode, s.System.Rescue)
+		}
+		return nil
+	})
+	for _, p := range s.System.Phases {
+		t.Logf("phase %s: at %d ms, took %d ms %s %s", p.Name, p.StartMS, p.TookMS, p.Note, p.Error)
+	}
+	for _, action := range []string{"retry", "check", "start-over"} {
+		if _, err := b.ask(t.Context(), "POST", "/rescue", api.RescueRequest{Action: action, Confirm: api.StartOverWord}, nil, 202); err == nil {
+			t.Errorf("the rescue system took %q", action)
+		}
+	}
+	sum := sha256.Sum256(p.Root())
+	b.api("PUT", "/updates/trust", api.TrustRequest{
+		Role: "project", Action: "set", Name: "Test", Fingerprint: hex.EncodeToString(sum[:]), Root: string(p.Root()),
+	}, nil, 204)
+	b.updates("the release on the stick is offered", 3*time.Minute, func(u api.Updates) error {
+		if u.State == api.UpdateIdle && u.Offer == nil {
+			b.ask(t.Context(), "POST", "/updates/action", api.UpdateAction{Action: "check"}, nil, 202)
+		}
+		if u.Offer == nil || u.Offer.Number != 2 {
+			return fmt.Errorf("state %s, offer %+v, problem %+v, sources %+v", u.State, u.Offer, u.Problem, u.Sources)
+		}
+		return nil
+	})
+	b.api("POST", "/updates/action", api.UpdateAction{Action: "install", Number: 2}, nil, 202)
+	var last string
+	began := time.Now()
+	b.until("the release is started", 8*time.Minute, func(ctx context.Context) error {
+		var u api.Updates
+		if _, err := b.ask(ctx, "GET", "/updates", nil, &u, 200); err != nil && last != "" {
+			return nil // it restarts
+		}
+		if u.State != last {
+			t.Logf("%6.1fs  %s %+v", time.Since(began).Seconds(), u.State, u.Last)
+			last = u.State
+		}
+		if u.State == api.UpdateReady {
+			b.ask(ctx, "POST", "/updates/action", api.UpdateAction{Action: "restart"}, nil, 202)
+		}
+		return fmt.Errorf("state %s, progress %+v, last %+v", u.State, u.Progress, u.Last)
+	})
+	mark := b.vm.Console.Mark()
+	if _, err := b.vm.Console.Wait(t.Context(), mark, qemu.ClaimRE); err != nil {
+		t.Fatal(err)
+	}
+	b.mark = mark
+	b.newClient()
+	b.waitPage()
+	b.signIn(b.code())
+	now := b.waitState("the release has proved itself", 6*time.Minute, func(s api.Box) error {
+		if s.System.Trial || s.System.Mode != api.ModeNormal {
+			return fmt.Errorf("slot %s, on trial %v, mode %s", s.System.Slot, s.System.Trial, s.System.Mode)
+		}
+		return running(s)
+	})
+	if now.System.Slot != "b" || now.System.Version != r.Version {
+		t.Errorf("slot %s runs %s", now.System.Slot, now.System.Version)
+	}
+	b.off()
+	checkDisk(t, o.Disks[0])
+}
