@@ -21,7 +21,7 @@ const module = "github.com/croft-os/croft/"
 // prefix counts. Mains wire the world together and are free.
 var mayImport = map[string][]string{
 	"hardware":     {},
-	"image":        {"hardware", "services/supervisor", "services/daemon", "services/api"},
+	"image":        {"hardware", "updater", "services/supervisor", "services/daemon", "services/api"},
 	"services":     {"hardware", "updater"},
 	"services/api": {},
 	"updater":      {"hardware"},
