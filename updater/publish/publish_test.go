@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/updater/fetch"
 	"github.com/croft-os/croft/updater/publish"
 	"github.com/croft-os/croft/updater/publish/publishtest"
 	"github.com/croft-os/croft/updater/release"
@@ -451,5 +452,39 @@ func TestKeyStaysSecret(t *testing.T) {
 	}
 	if _, err := publish.Open(strings.NewReader("nothing"), "seven quiet herons"); err == nil || errors.Is(err, publish.ErrPassphrase) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestBundle brings a client that has followed the repository before from a release to a later one by the bundle alone.
+func TestBundle(t *testing.T) {
+	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 1}})
+	p.AddRelease("pc", 1, "v1", part(1000, 1), part(9000, 1))
+	c := client(t, p)
+	size := refresh(t, c, p).Log.Size
+	p.NewLogKey("")
+	p.AddRelease("pc", 2, "v2", part(1000, 2), part(9000, 2))
+	p.Rotate()
+	want := p.AddRelease("pc", 3, "v3", part(1000, 3), part(9000, 3))
+	p.AddRelease("pi", 4, "v3", part(1000, 3), part(9000, 3))
+	b := p.Bundle("pc", release.Stable)
+	if !bytes.Equal(b, p.Bundle("pc", release.Stable)) {
+		t.Error("not the same twice")
+	}
+	src, err := fetch.OpenBundle(fetch.KindFile, "croft-pc.zip", bytes.NewReader(b), int64(len(b)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	s, err := c.Refresh(t.Context(), src, trust.Clock{Now: time.Now(), Sure: true})
+	if err != nil || s.Versions.Root != 3 || s.Versions.Targets != 5 || s.Log.Size <= size {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	v, err := publish.Verify(t.Context(), src,
+		publish.VerifyOptions{Fingerprint: p.Fingerprint(), Deep: true, Partial: true, Now: time.Now()})
+	if err != nil || len(v.Releases) != 1 || v.Releases[0].Release.Number != want.Number || v.Frames != 2 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if err := publish.Bundle(&bytes.Buffer{}, p.Dir(), "pc", release.Beta); err == nil {
+		t.Error("a bundle of nothing")
 	}
 }
