@@ -118,6 +118,10 @@ func start(t *testing.T) *server {
 		l := listen(name)
 		wg.Go(func() { daemon.Serve(ctx, l, http.HandlerFunc(s.fake)) })
 	}
+	for _, name := range []string{"updater", "fetcher"} {
+		l := listen(name)
+		wg.Go(func() { daemon.Serve(ctx, l, http.HandlerFunc(s.fakeUpdates)) })
+	}
 	if err := os.Mkdir(filepath.Join(dir, "state"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -235,6 +239,10 @@ func start(t *testing.T) *server {
 			s.reset()
 			if err := s.set("well"); err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		case "/updates":
+			if err := s.setUpdates(r.FormValue("name")); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
 			}
 		case "/told":
 			s.mu.Lock()

@@ -25,6 +25,7 @@ type neighbours struct {
 	until   time.Time
 	lines   []api.LogLine
 	told    []string // "METHOD /path body" of each request that acts
+	updaters
 }
 
 // recoveryCode is what shows who stands at the box, in tests of lost passwords.
@@ -35,6 +36,7 @@ func (n *neighbours) fresh(state string) error {
 	n.sys, n.net, n.disc, err = stateOf(state)
 	n.claim, n.recover, n.trial, n.told = claimCode, recoveryCode, nil, nil
 	n.lines = nil
+	n.updaters = updaters{u: updatesOf("idle")}
 	levels := api.Levels()
 	for i := range 260 {
 		service := []string{"network", "core", "gateway", "discovery"}[i%4]
