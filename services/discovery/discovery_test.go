@@ -2,10 +2,12 @@ package discovery
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
 
+	"github.com/grandcat/zeroconf"
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
 
@@ -95,6 +97,7 @@ func TestCovers(t *testing.T) {
 		{target{name: "croft", links: map[int]int{2: 1, 4: 5}}, false},
 		{target{name: "croft-2", links: map[int]int{2: 1}}, false},
 		{target{name: "croft-2", links: nil}, false},
+		{target{name: "croft", links: map[int]int{2: 1}, share: true}, false},
 	} {
 		if got := have.covers(test.want); got != test.ok {
 			t.Errorf("%v covers %v: %t", have, test.want, got)
@@ -122,6 +125,48 @@ func TestSentence(t *testing.T) {
 	} {
 		if got := sentence(test.d); got != test.want {
 			t.Errorf("%+v: %q", test.d, got)
+		}
+	}
+}
+
+func TestPeer(t *testing.T) {
+	b := &browser{machine: func(a netip.Addr) bool { return a == netip.MustParseAddr("10.0.0.1") }}
+	entry := func(name string, port int, addrs ...string) *zeroconf.ServiceEntry {
+		e := zeroconf.NewServiceEntry(name, shareService, "local")
+		e.Port = port
+		for _, s := range addrs {
+			if ip := net.ParseIP(s); ip.To4() != nil {
+				e.AddrIPv4 = append(e.AddrIPv4, ip)
+			} else {
+				e.AddrIPv6 = append(e.AddrIPv6, ip)
+			}
+		}
+		return e
+	}
+	var many, want []string
+	for i := range 20 {
+		many = append(many, fmt.Sprintf("10.0.1.%d", i+1))
+		want = append(want, fmt.Sprintf("10.0.1.%d:7465", i+1))
+	}
+	for _, test := range []struct {
+		entry *zeroconf.ServiceEntry
+		zone  string
+		name  string
+		want  []string
+	}{
+		{entry("attic", 7465, "fd00::2", "10.0.0.2"), "", "attic", []string{"10.0.0.2:7465", "[fd00::2]:7465"}},
+		{entry("attic", 7465, "fe80::2", "169.254.0.2"), "eth0", "attic", []string{"169.254.0.2:7465", "[fe80::2%eth0]:7465"}},
+		{entry("attic", 7465, "fe80::2"), "", "attic", nil},
+		{entry("attic", 80, "10.0.0.2"), "", "attic", nil},
+		{entry("attic", 7465, "127.0.0.1", "::1", "8.8.8.8", "2001:db8::1", "224.0.0.1", "0.0.0.0"), "", "attic", nil},
+		{entry("attic", 7465, "10.0.0.2", "10.0.0.1"), "", "attic", nil}, // ourselves
+		{entry("attic", 7465), "", "attic", nil},
+		{entry("Attic <b>\x00\n", 7465, "10.0.0.2"), "", "attic--b", []string{"10.0.0.2:7465"}},
+		{entry("attic", 7465, many...), "", "attic", want[:maxEach]},
+	} {
+		got, ok := b.peer(test.entry, test.zone)
+		if ok != (test.want != nil) || ok && (got.Name != test.name || !slices.Equal(got.Addresses, test.want)) {
+			t.Errorf("%v: %v, %v", test.entry, got, ok)
 		}
 	}
 }

@@ -127,6 +127,9 @@ func (c *Client) Fetch(ctx context.Context, r FetchRequest, progress func(Progre
 
 // Get returns a file of the kept repository. It makes Client a trust.Source.
 func (c *Client) Get(ctx context.Context, path string, limit int64) ([]byte, error) {
+	if class, _ := fetch.Path(path); class == fetch.ClassNone {
+		return nil, fmt.Errorf("%.300q is no path of a repository: %w", path, fetch.ErrNotFound)
+	}
 	resp, err := c.do(ctx, http.MethodGet, "/v1/repo/"+path, nil)
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotFound {
 		return nil, fmt.Errorf("%s: %w", path, fetch.ErrNotFound)
