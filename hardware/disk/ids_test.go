@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -58,4 +59,19 @@ func TestPARTUUID(t *testing.T) {
 	if got, err := PARTUUID(f, size, layout.MBR, 5); err != nil || got != "0a0b0c0d-05" {
 		t.Errorf("%q, %v", got, err)
 	}
+}
+
+// FuzzPARTUUID reads ids from whatever is on a drive.
+func FuzzPARTUUID(f *testing.F) {
+	f.Add(make([]byte, 34*sectorSize), 2)
+	mbr := make([]byte, sectorSize)
+	mbr[510], mbr[511] = 0x55, 0xaa
+	f.Add(mbr, 5)
+	f.Fuzz(func(t *testing.T, b []byte, number int) {
+		for _, table := range []layout.Table{layout.GPT, layout.MBR} {
+			if id, err := PARTUUID(bytes.NewReader(b), int64(len(b)), table, number); err == nil && len(id) < 11 {
+				t.Errorf("%q", id)
+			}
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package fat
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -53,4 +54,25 @@ func TestLabel(t *testing.T) {
 	if _, err := Label(f); !errors.Is(err, ErrNotFAT) {
 		t.Errorf("%v", err)
 	}
+}
+
+// FuzzLabel reads labels of whatever may be plugged in.
+func FuzzLabel(f *testing.F) {
+	f.Add(make([]byte, 512))
+	boot := make([]byte, 512)
+	copy(boot, "\xeb\x3c\x90mkfs.fat\x00\x02\x04\x01\x00\x02\x00\x02\x00\x20\xf8\x08\x00")
+	copy(boot[43:], "MY STICK   ")
+	boot[510], boot[511] = 0x55, 0xaa
+	f.Add(boot)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		label, err := Label(bytes.NewReader(b))
+		if err != nil && label != "" || len(label) > 11 {
+			t.Errorf("%q, %v", label, err)
+		}
+		for _, c := range label {
+			if c < ' ' || c > '~' {
+				t.Errorf("%q", label)
+			}
+		}
+	})
 }

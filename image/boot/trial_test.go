@@ -387,3 +387,30 @@ func TestSlotsControl(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
+
+// FuzzTrialRecord reads whatever a failing card made of the record, and writes it again.
+func FuzzTrialRecord(f *testing.F) {
+	f.Add([]byte(`{"slot":"b","version":"v1","came":"ready","cause":"page","detail":"503"}`))
+	f.Add([]byte(`{"slot":"a","detail":"` + strings.Repeat(`\u0000`, 300) + `"}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(dir, trialFile)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e, err := readTrial(path)
+		if err != nil {
+			return
+		}
+		if !isSlot(e.Slot) {
+			t.Errorf("%+v", e)
+		}
+		if writeTrial(path, e) != nil {
+			return // too long
+		}
+		again, err := readTrial(path)
+		if err != nil || again.Slot != e.Slot || again.Came != e.Came || again.Cause != e.Cause || again.Version != e.Version {
+			t.Errorf("%+v became %+v, %v", e, again, err)
+		}
+	})
+}
