@@ -115,10 +115,12 @@ func sources(ctx context.Context, o options, plain, fixed, before string) error 
 	if err != nil {
 		return err
 	}
+	from := filepath.Dir(mod)
 	for _, dir := range []string{plain, fixed, before} {
-		if err := command(ctx, "", "git", "clone", "--quiet", "--no-hardlinks", filepath.Dir(mod), dir); err != nil {
+		if err := command(ctx, "", "git", "clone", "--quiet", "--no-hardlinks", from, dir); err != nil {
 			return err
 		}
+		from = plain // somebody may commit meanwhile
 	}
 	path := filepath.Join(fixed, oneLine.file)
 	b, err := os.ReadFile(path)
