@@ -149,7 +149,7 @@ func startBox(t *testing.T) *testBox {
 			Listeners: map[string]net.Listener{},
 		}
 	}
-	for _, name := range []string{"init", "network", "discovery"} {
+	for _, name := range []string{"init", "network", "discovery", "updater"} {
 		l := listen(name)
 		wg.Go(func() { daemon.Serve(ctx, l, b) })
 	}
@@ -282,6 +282,8 @@ func (b *testBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		daemon.WriteJSON(w, http.StatusOK, b.system)
 	case "/v1/network":
 		daemon.WriteJSON(w, http.StatusOK, b.network)
+	case "/v1/updates":
+		daemon.WriteJSON(w, http.StatusOK, updatesToTest())
 	case "/v1/discovery":
 		daemon.WriteJSON(w, http.StatusOK, api.Discovery{Wanted: b.system.Name, Name: b.system.Name, State: "announced"})
 	case "/v1/claim":
@@ -298,6 +300,20 @@ func (b *testBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
 	default:
 		http.NotFound(w, r)
+	}
+}
+
+// updatesToTest is what the updater says.
+func updatesToTest() api.Updates {
+	seen := time.Now().Add(-49 * time.Hour)
+	e := api.UpdateEvidence{Signers: 3, Of: 5, Logged: true, Witnesses: 3, Seen: &seen}
+	return api.Updates{
+		Version: "v1.2.3", Number: 1, State: api.UpdateIdle, Evidence: &e,
+		Trust:    api.UpdateTrust{Builtin: true, Project: &api.TrustRoot{Name: "Croft"}},
+		Previous: &api.UpdatePrevious{Version: "v1.2.2"},
+		Offer: &api.UpdateOffer{
+			Version: "v1.3.0", Number: 2, Channel: "stable", Download: 4e6, Source: "mirror", Notes: map[string]string{"en": "Faster."}, Evidence: e,
+		},
 	}
 }
 

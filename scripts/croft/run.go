@@ -45,6 +45,7 @@ var commands = []command{
 	{"status", "", "say how a box is", boxCommand("status", "status", 0, 0, statusCommand)},
 	{"logs", "[-f]", "read a box's logs", boxCommand("logs", "logs [-f]", 0, 0, logsCommand)},
 	{"config", "VERB", "read and change a box's configuration", boxCommand("config", configIntro, 1, 2, configCommand)},
+	{"update", "VERB", "see to updates of a box: status, check, install, back, cancel", boxCommand("update", updateIntro, 1, 1, updateCommand)},
 	{"restart", "SERVICE", "restart a service, or with --whole-box the box", boxCommand("restart", "restart SERVICE | --whole-box", 0, 1, restartCommand)},
 	{"release", "VERB", "make, sign, publish and check releases", releaseCommand},
 	{"tuf-client", "COMMAND", "follow any repository of The Update Framework, to test how we do", tufClient},
