@@ -92,7 +92,7 @@ type barView struct {
 // offerView is a release that may be installed.
 type offerView struct {
 	Notes string
-	Facts []fact
+	Lines []string // who stands for it; how large it is, and where it comes from
 }
 
 // attemptView is one attempt to change the release, in words.
@@ -143,7 +143,7 @@ func (v *visit) updates(b *api.Box) any {
 		{"/updates/file", c.s("updates-file.title"), c.s("updates-file.row")},
 	}
 	if u.Previous != nil {
-		previous = c.s("updates.back.row", short(u.Previous.Version, longestName))
+		previous = c.s("updates.back.row", release(u.Previous.Version))
 		view.Rows = append(view.Rows, row{"/updates/back", c.s("updates-back.title"), previous})
 	}
 	view.Rows = append(view.Rows, row{"/updates/history", c.s("updates-history.title"), history})
@@ -157,7 +157,7 @@ func (v *visit) updates(b *api.Box) any {
 func (c catalogue) updateState(u *api.Updates, now time.Time) updateState {
 	version := ""
 	if u.Offer != nil {
-		version = short(u.Offer.Version, longestName)
+		version = release(u.Offer.Version)
 	}
 	switch u.State {
 	case api.UpdateIdle:
@@ -179,7 +179,7 @@ func (c catalogue) updateState(u *api.Updates, now time.Time) updateState {
 	if steps := []string{api.UpdateDownloading, api.UpdateWriting, api.UpdateVerifying, api.UpdateRestarting, api.UpdateTrial}; slices.Contains(steps, u.State) {
 		s.Bar.Label = c.s("update.step", slices.Index(steps, u.State)+1, len(steps))
 		if version != "" {
-			s.Bar.Label = c.s("update.version", version) + " · " + s.Bar.Label
+			s.Texts = append([]string{c.s("update.version", version)}, s.Texts...)
 		}
 	}
 	s.Bar.Label = cmp.Or(s.Bar.Label, s.Title)
@@ -234,7 +234,7 @@ func (c catalogue) updateIdle(u *api.Updates, version string) updateState {
 			s.Texts = append(s.Texts, c.s("update.stale"))
 		}
 	case u.Policy.Mode == "stay":
-		s.Tone, s.Title, s.Texts = toneOff, c.s("updates.stay", short(u.Version, longestName)), []string{c.s("updates.stay.text")}
+		s.Tone, s.Title, s.Texts = toneOff, c.s("updates.stay", release(u.Version)), []string{c.s("updates.stay.text")}
 	default:
 		s.Tone, s.Title = toneOK, c.s("updates.newest")
 	}
@@ -248,12 +248,21 @@ func (c catalogue) updateIdle(u *api.Updates, version string) updateState {
 		}
 		s.Texts, s.Next = append(s.Texts, why), c.updateCauseNext(p.Cause)
 	}
-	if u.Checked != nil {
-		s.Texts = append(s.Texts, c.s("updates.checked", c.ago(*u.Checked)))
-	} else {
+	switch {
+	case u.Checked == nil:
 		s.Texts = append(s.Texts, c.s("updates.unchecked"))
+	case u.Offer == nil:
+		s.Texts = append(s.Texts, c.s("updates.checked", c.ago(*u.Checked)))
 	}
 	return s
+}
+
+// release is what people call a version: its number.
+func release(version string) string {
+	if n, ok := strings.CutPrefix(version, "v"); ok && n != "" && n[0] >= '0' && n[0] <= '9' {
+		version = n
+	}
+	return short(version, longestName)
 }
 
 // named fills {version} in a sentence.
@@ -286,10 +295,10 @@ func (c catalogue) offer(u *api.Updates) *offerView {
 	if o.Download > 0 {
 		from = c.s("update.download", c.amount(o.Download), from)
 	}
-	v.Facts = []fact{{c.s("update.from"), from}, {c.s("update.evidence"), c.evidence(&o.Evidence)}}
 	if o.Channel == "beta" {
-		v.Facts = append(v.Facts, fact{c.s("update.channel"), c.s("update-channel.beta")})
+		from = c.s("update-channel.beta") + ", " + from
 	}
+	v.Lines = []string{c.evidence(&o.Evidence), from}
 	return v
 }
 
@@ -325,7 +334,7 @@ func (c catalogue) updateFacts(u *api.Updates) []fact {
 			evidence = c.s("evidence.built")
 		}
 	}
-	facts := []fact{{c.s("updates.version"), short(u.Version, longestName)}, {c.s("update.evidence"), evidence}}
+	facts := []fact{{c.s("updates.version"), release(u.Version)}, {c.s("update.evidence"), evidence}}
 	if u.Sharing {
 		facts = append(facts, fact{c.s("updates.sharing"), c.s("updates.sharing.yes")})
 	}
@@ -336,7 +345,7 @@ func (c catalogue) updateFacts(u *api.Updates) []fact {
 func (c catalogue) source(s api.UpdateSource) fact {
 	parts := []string{short(s.Name, 2*longestName)}
 	if s.Version != "" {
-		parts = append(parts, c.s("update.version", short(s.Version, longestName)))
+		parts = append(parts, c.s("update.version", release(s.Version)))
 	}
 	switch {
 	case s.Error != "":
@@ -362,7 +371,7 @@ func (c catalogue) updateCauseNext(cause string) string {
 
 // attempt says one attempt in words.
 func (c catalogue) attempt(a api.UpdateAttempt) attemptView {
-	args := map[string]string{"version": short(a.Version, longestName), "from": short(a.From, longestName)}
+	args := map[string]string{"version": release(a.Version), "from": release(a.From)}
 	v := attemptView{Tone: toneLook, At: a.Began}
 	if a.Ended != nil {
 		v.At = *a.Ended
@@ -518,8 +527,8 @@ func (v *visit) getUpdateBack() {
 	}
 	v.ask("updates-back", askView{
 		Up: "/updates", UpName: c.s("updates.title"),
-		Title: c.s("updates-back.ask", short(u.Previous.Version, longestName)),
-		Lost:  []string{c.s("updates-back.lost", short(u.Version, longestName)), c.s("updates-back.lost.away")},
+		Title: c.s("updates-back.ask", release(u.Previous.Version)),
+		Lost:  []string{c.s("updates-back.lost", release(u.Version)), c.s("updates-back.lost.away")},
 		Kept:  []string{c.s("updates-back.kept.data"), c.s("updates-back.kept.settings"), c.s("updates-back.kept.again")},
 	})
 }
@@ -937,7 +946,7 @@ func (c catalogue) updatesWord(u *api.Updates) string {
 	case u.State != api.UpdateIdle:
 		version := ""
 		if u.Offer != nil {
-			version = short(u.Offer.Version, longestName)
+			version = release(u.Offer.Version)
 		}
 		return named(c.or("update-state."+u.State, u.State), map[string]string{"version": version})
 	}

@@ -19,27 +19,27 @@ const states = t => ({
   idle: ['updates.newest', evidence(t)],
   unlogged: ['updates.newest', `${t('evidence.signed', 1, 1)}, ${t('evidence.unlogged')}`],
   audited: ['updates.newest', `${evidence(t)}, ${t('evidence.auditor', 'Public Audit e.V.')}`],
-  offer: [t('update.offer', 'v1.4.0'), t('update.auto', '02:00', '05:00'), t('update.now')],
-  'offer-stay': [t('update.offer', 'v1.4.0'), t('update.stay')],
-  'offer-ask': [t('update.offer', 'v1.4.0'), t('update.tonight'), t('update.later')],
+  offer: [t('update.offer', '1.4.0'), t('update.auto', '02:00', '05:00'), t('update.now'), evidence(t)],
+  'offer-stay': [t('update.offer', '1.4.0'), t('update.stay')],
+  'offer-ask': [t('update.offer', '1.4.0'), t('update.tonight'), t('update.later')],
   checking: ['update-state.checking', t('update.leave')],
   downloading: ['update-state.downloading', t('update.step', 1, 5), t('update-source.neighbour'), t('update.left', t('time.seconds.other', 14)), t('update.leave')],
   writing: ['update-state.writing', t('update.step', 2, 5), t('update.bytes', t('size.mb').replace('%.0f', 31), t('size.mb').replace('%.0f', 61))],
   verifying: ['update-state.verifying', t('update.step', 3, 5)],
-  ready: [t('update-state.ready').replace('{version}', 'v1.4.0'), t('update-state.ready.when', t('time.hours.other', 8)), t('update.restart')],
-  'ready-ask': [t('update-state.ready').replace('{version}', 'v1.4.0'), t('update.restart')],
+  ready: [t('update-state.ready').replace('{version}', '1.4.0'), t('update-state.ready.when', t('time.hours.other', 8)), t('update.restart')],
+  'ready-ask': [t('update-state.ready').replace('{version}', '1.4.0'), t('update.restart')],
   restarting: ['update-state.restarting', t('update.step', 4, 5)],
   trial: ['update-state.trial', t('update.step', 5, 5), t('update.checks', 1, 3)],
-  kept: ['updates.newest', t('update-outcome.kept').replace('{version}', 'v1.4.0'), t('update.down', t('time.seconds.other', 9)), t('update.by', 'Anna')],
-  back: [t('update.offer', 'v1.4.0'), t('update-outcome.back').replace('{version}', 'v1.4.0').replace('{from}', 'v1.3.0'), t('update-cause.page'), t('update-cause.page.next')],
+  kept: ['updates.newest', t('update-outcome.kept').replace('{version}', '1.4.0'), t('update.down', t('time.seconds.other', 9)), t('update.by', 'Anna')],
+  back: [t('update.offer', '1.4.0'), t('update-outcome.back').replace('{version}', '1.4.0').replace('{from}', '1.3.0'), t('update-cause.page'), t('update-cause.page.next')],
   'back-service': ['updates.newest', t('update-cause.service').replace('{service}', t('service-name.discovery'))],
-  failed: ['updates.newest', t('update-outcome.failed').replace('{version}', 'v1.4.0'), t('update-cause.read-back')],
-  'tried-twice': [t('update.offer', 'v1.4.0'), t('update-cause.tried-twice'), t('update.tried.other', 2)],
+  failed: ['updates.newest', t('update-outcome.failed').replace('{version}', '1.4.0'), t('update-cause.read-back')],
+  'tried-twice': [t('update.offer', '1.4.0'), t('update-cause.tried-twice'), t('update.tried.other', 2)],
   stale: ['updates.unsure', t('update-cause.stale'), t('update-cause.stale.next')],
   'no-source': ['updates.unsure', t('update-cause.no-source')],
   'split-view': ['updates.stopped', t('update-cause.split-view'), t('update-cause.split-view.next')],
-  usb: [t('update.offer.usb', 'v1.4.0', 'HOLIDAY 2024'), t('update.now')],
-  file: [t('update.offer.file', 'v1.4.0'), t('update.stale')],
+  usb: [t('update.offer.usb', '1.4.0', 'HOLIDAY 2024'), t('update.now')],
+  file: [t('update.offer.file', '1.4.0'), t('update.stale')],
   away: ['updates.away', t('updates.away.text')],
 });
 
@@ -119,7 +119,7 @@ test('updates: from the offer over the restart to what came of it', async ({ pag
   await expect(page.locator('#update-title')).toHaveText(t('update-state.trial'), { timeout: 30_000 });
   await expect(page.locator('#offline')).toBeEmpty();
   await setUpdates('kept');
-  await expect(page.locator('#updates-now')).toContainText(t('update-outcome.kept').replace('{version}', 'v1.4.0'));
+  await expect(page.locator('#updates-now')).toContainText(t('update-outcome.kept').replace('{version}', '1.4.0'));
   expect(await page.evaluate(() => window.same)).toBe(true);
 
   await setUpdates('trial'); // the start page tells of it, too
@@ -207,13 +207,13 @@ for (const script of [true, false]) {
       await setUpdates('offer-ask');
       await expect(async () => {
         await page.goto('/');
-        await expect(page.getByText(t('alert.update-available').replace('{version}', 'v1.4.0'))).toBeVisible({ timeout: 1000 });
+        await expect(page.getByText(t('alert.update-available').replace('{version}', '1.4.0'))).toBeVisible({ timeout: 1000 });
       }).toPass();
       await see('home-available');
       await page.getByRole('link', { name: t('head.look') }).first().click();
       await press(t('update.later'));
       await expect(page.locator('.done')).toHaveText(t('done.update-later'));
-      await expect(page.getByText(t('alert.update-available').replace('{version}', 'v1.4.0'))).toHaveCount(0);
+      await expect(page.getByText(t('alert.update-available').replace('{version}', '1.4.0'))).toHaveCount(0);
       await page.goto('/updates');
       await press(t('update.tonight'));
       await expect(page.locator('.done')).toHaveText(t('done.update-tonight'));
@@ -225,7 +225,7 @@ for (const script of [true, false]) {
         await page.goto('/updates');
         await page.getByRole('link', { name: t('updates-back.title') }).click({ timeout: 1000 });
       }).toPass();
-      await expect(page.getByRole('heading', { level: 1 })).toHaveText(t('updates-back.ask', 'v1.2.4'));
+      await expect(page.getByRole('heading', { level: 1 })).toHaveText(t('updates-back.ask', '1.2.4'));
       await see('back-ask');
       await press(t('updates-back.submit'));
       await expect(page.getByRole('heading', { level: 1 })).toHaveText(t('updates-back.done'));
@@ -309,7 +309,7 @@ for (const script of [true, false]) {
       expect((await told()).join()).toContain('30000000 bytes of croft-pi.zip');
       await expect(async () => {
         if (!script) await page.reload();
-        await expect(page.locator('#update-title')).toHaveText(t('update.offer.file', 'v1.4.0'), { timeout: 1000 });
+        await expect(page.locator('#update-title')).toHaveText(t('update.offer.file', '1.4.0'), { timeout: 1000 });
       }).toPass();
       await page.goto('/updates/file');
       await expect(page.getByRole('heading', { name: t('updates-file.given') })).toBeVisible();
