@@ -184,6 +184,9 @@ func TestRescueSystem(t *testing.T) {
 			if b.onTrial() {
 				t.Error("on trial")
 			}
+			if s, err := b.Slots(); err != nil || !s.Rescue || s.Trial || s.OneShot != "" || s.Running == tc.idle || s.RootIDs[tc.idle] != l.PARTUUID(l.Root[layout.Slot(tc.idle)]) {
+				t.Errorf("%+v, %v", s, err)
+			}
 			// What the updater is given is the idle slot, to write.
 			o := &opener{box: b, updater: updaterUID, fetcher: fetcherUID, sys: sys, dev: dev, mounts: "/proc/self/mountinfo"}
 			w, direct, err := o.Open(updaterUID, api.DeviceRootIdle)

@@ -155,8 +155,10 @@ func (b *Box) Slots() (api.Slots, error) {
 	if err != nil {
 		b.log.Warn("which slot starts by itself can't be read", "err", err)
 	}
-	s.Committed = string(committed)
-	s.OneShot = b.once.Lacks()
+	s.Committed, s.Rescue = string(committed), b.cfg.Rescue
+	if s.OneShot = b.once.Lacks(); s.Rescue && committed == "" { // it will be committed instead
+		s.OneShot = ""
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.Trial = b.trial.on

@@ -233,6 +233,7 @@ type Slots struct {
 	Ended     *TrialEnd         `json:"ended,omitempty"`    // how the last trial ended, as far as init saw it
 	Pending   string            `json:"pending,omitempty"`  // slot of a one-shot start that is still set; it was not taken
 	OneShot   string            `json:"one_shot,omitempty"` // why this machine can't start a slot once, if it can't
+	Rescue    bool              `json:"rescue,omitempty"`   // no slot runs, but the rescue system; Running is the slot to be left alone
 }
 
 // TrialEnd is how far a trial came: init writes it to the data partition as it goes.

@@ -202,6 +202,7 @@ func openMedium(ctx context.Context, dial devices.Dialer, s api.Slots) (*medium,
 		}
 	}}
 	m.Medium = &slots.Medium{Table: layout.Table(s.Table), Running: layout.Slot(s.Running), RootID: map[layout.Slot]string{}}
+	m.Rescue = s.Rescue && s.Committed == "" // then no slot starts, so none can be spoilt
 	for slot, id := range s.RootIDs {
 		m.RootID[layout.Slot(slot)] = id
 	}
