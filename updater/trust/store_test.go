@@ -151,7 +151,7 @@ func testPowerCut(t *testing.T) {
 				continue
 			}
 			known[key] = true
-			if testing.Short() && len(known)%4 != 0 {
+			if testing.Short() && len(known)%8 != 0 {
 				continue
 			}
 			after := newMemory()
@@ -168,7 +168,7 @@ func testPowerCut(t *testing.T) {
 				t.Errorf("a cut leaves %+v and %v", v, paths(d.Targets()))
 			}
 			last = v
-			if len(known)%12 == 0 { // and goes on from there
+			if len(known)%16 == 0 { // and goes on from there
 				mustRefresh(t, d, p)
 				if d.Status().Versions.Root != 3 || len(d.Targets()) != 3 {
 					t.Errorf("%+v", d.Status())
@@ -208,7 +208,7 @@ func testStore(t *testing.T) {
 		p.all()
 		step := 1
 		if testing.Short() {
-			step = 11
+			step = 17
 		}
 		for fail := 1; ; fail += step {
 			_, c := newFollower(t)
