@@ -179,7 +179,7 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 		if name := e.Args["target"]; name != "" {
 			service = c.or("service-name."+name, short(name, longestName))
 		}
-		args["target"] = named(c.or("alert."+e.Target, args["target"]), map[string]string{"target": service, "version": short(e.Args["target"], longestName)})
+		args["target"] = named(c.or("alert."+e.Target, args["target"]), map[string]string{"target": service, "version": release(e.Args["target"])})
 	case "sign-in-failed":
 		if e.Target == "" {
 			special = ".nobody"
@@ -196,6 +196,8 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 		if e.Args["again"] != "" {
 			special = ".again"
 		}
+	case "update-install", "update-tonight", "update-undo", "update-kept", "update-back", "update-failed":
+		args["target"], args["from"] = release(e.Target), release(e.Args["from"])
 	case "update-trust":
 		special = "." + e.Args["role"] + "." + e.Args["action"]
 	}

@@ -36,6 +36,9 @@ func (c catalogue) alert(a *api.Alert) concern {
 	for k, v := range a.Args {
 		args[k] = v
 	}
+	if version := args["version"]; version != "" {
+		args["version"] = release(version)
+	}
 	if cause := args["cause"]; cause != "" {
 		args["cause"] = c.updateCause(cause, args["service"])
 	}

@@ -27,6 +27,7 @@ const (
 	whoAnyone = "anyone" // the page itself finds out who asks
 	whoPeople = "people" // owners and members
 	whoOwner  = "owner"
+	whoMender = "mender" // owners, and who gave the code of rescue mode
 )
 
 // route is one page or form.

@@ -42,7 +42,7 @@ func followers() map[string]follower {
 		"GET /alerts": {whoOwner, []string{"alert-cards"}, func(v *visit, _ *url.URL) func(*api.Box) any {
 			return v.alerts
 		}},
-		"GET /updates": {whoOwner, []string{"updates-now", "updates-about"}, func(v *visit, _ *url.URL) func(*api.Box) any {
+		"GET /updates": {whoMender, []string{"updates-now", "updates-about"}, func(v *visit, _ *url.URL) func(*api.Box) any {
 			return v.updates
 		}},
 	}
@@ -146,7 +146,7 @@ func (v *visit) getLive() {
 	}
 	defer from.Close()
 	person := v.session.Role == api.RoleOwner || v.session.Role == api.RoleMember
-	if f.who == whoPeople && !person || f.who == whoOwner && !v.owner() {
+	if f.who == whoPeople && !person || f.who == whoOwner && !v.owner() || f.who == whoMender && !v.owner() && v.session.Role != api.RoleRescue {
 		to.send("reload", "{}")
 		return
 	}

@@ -40,6 +40,14 @@ func household(evil string) map[string]any {
 		{Path: "/network/ntp", After: quote([]string{"a.example", evil})},
 		{Path: "/people/Ben" + evil, Before: quote(api.ConfigPerson{Name: "Ben", Role: "member"}), After: quote(api.ConfigPerson{Name: "Ben", Role: "owner"})},
 		{Path: "/people/Eve" + evil, After: quote(api.ConfigPerson{Name: "Eve", Role: "member" + evil})},
+		{Path: "/updates/mode", After: quote("ask" + evil)},
+		{Path: "/updates/channel", Before: quote("beta")},
+		{Path: "/updates/from", After: quote("01:00" + evil)},
+		{Path: "/updates/to", After: quote("04:00")},
+		{Path: "/updates/metered", After: quote(true)},
+		{Path: "/updates/alone", Before: quote(true)},
+		{Path: "/updates/mirrors", After: quote([]string{"https://a.example" + evil})},
+		{Path: "/updates/x" + evil, After: quote(evil)},
 		{Path: "/other" + evil, Before: quote(map[string]string{"x": evil})},
 	}
 	net := api.Network{
@@ -70,6 +78,10 @@ func household(evil string) map[string]any {
 		"GET /config/changes": api.List[api.ConfigChange]{Next: "7" + evil, Items: []api.ConfigChange{
 			{ID: 9, At: now, By: "Ada" + evil, Differences: diffs, CanUndo: true}, {ID: 8, Undoes: 7},
 		}},
+		"GET /updates": updatesToShow(evil),
+		"GET /updates/history": api.List[api.UpdateAttempt]{Next: "x" + evil, Items: []api.UpdateAttempt{
+			*updatesToShow(evil).Last, {ID: "2", Version: "v2", From: "v1", Outcome: api.UpdateKept, DownMS: 9000, By: "Ada" + evil, Began: now},
+		}},
 		"GET /network":                net,
 		"GET /licences":               api.List[api.Component]{Items: []api.Component{{Name: "example.org/x" + evil, Version: "v1" + evil, Licence: "MIT" + evil}}},
 		"GET /licences/example.org/x": api.Component{Name: "x" + evil, Version: evil, Licence: evil, Text: "Do what you want." + evil},
@@ -82,7 +94,9 @@ func rooms() []string {
 		"/people", "/people/p1", "/people/p2", "/people/p2/remove", "/people/invite", "/me", "/me/name", "/me/password",
 		"/me/second-factor", "/me/second-factor/codes", "/me/second-factor/off", "/me/sessions", "/me/tokens", "/me/tokens/new",
 		"/box", "/box/name", "/box/time-zone", "/box/network", "/box/config", "/box/config/import", "/box/about", "/box/licences",
-		"/box/licences/example.org/x", "/box/restart", "/box/off", "/box/start-over",
+		"/box/licences/example.org/x", "/box/restart", "/box/off", "/box/start-over", "/updates", "/updates/back", "/updates/history",
+		"/updates/policy", "/updates/file", "/updates/trust", "/updates/trust/project", "/updates/trust/auditor", "/updates/trust/builtin",
+		"/updates/trust/alone",
 	}
 }
 
@@ -97,6 +111,7 @@ func TestRooms(t *testing.T) {
 		f, srv, c := start(t)
 		f.on = household(strange)
 		f.session.Person.Name += strange
+		f.box.Updates = updatesToShow(strange)
 		for lang, accept := range languages {
 			for _, path := range rooms() {
 				resp, body := get(t, c, "GET", srv.URL+path, nil, append([]string{"Accept-Language", accept}, signedIn...)...)
@@ -126,7 +141,7 @@ func TestRooms(t *testing.T) {
 func TestRoomsOfMembers(t *testing.T) {
 	f, srv, c := start(t)
 	f.on, f.session = household(""), someone(api.RoleMember)
-	for _, rt := range append(peopleRoutes(), append(append(settingsRoutes(), networkRoutes()...), configRoutes()...)...) {
+	for _, rt := range append(peopleRoutes(), append(append(settingsRoutes(), networkRoutes()...), append(configRoutes(), updateRoutes()...)...)...) {
 		method, path, _ := strings.Cut(rt.pattern, " ")
 		var form url.Values
 		if method == "POST" {

@@ -21,22 +21,22 @@ import (
 // updateRoutes are the pages of the release that runs and the next one.
 func updateRoutes() []route {
 	return []route{
-		{"GET /updates", whoOwner, (*visit).getUpdates},
-		{"POST /updates/check", whoOwner, func(v *visit) { v.updateAction("check", "") }},
-		{"POST /updates/install", whoOwner, (*visit).postInstall},
-		{"POST /updates/cancel", whoOwner, func(v *visit) { v.updateAction("cancel", "update-cancelled") }},
-		{"POST /updates/restart", whoOwner, func(v *visit) { v.updateAway("restart") }},
+		{"GET /updates", whoMender, (*visit).getUpdates},
+		{"POST /updates/check", whoMender, func(v *visit) { v.updateAction("check", "") }},
+		{"POST /updates/install", whoMender, (*visit).postInstall},
+		{"POST /updates/cancel", whoMender, func(v *visit) { v.updateAction("cancel", "update-cancelled") }},
+		{"POST /updates/restart", whoMender, func(v *visit) { v.updateAway("restart") }},
 		{"GET /updates/back", whoOwner, (*visit).getUpdateBack},
 		{"POST /updates/back", whoOwner, func(v *visit) { v.updateAway("back") }},
 		{"GET /updates/history", whoOwner, (*visit).getUpdateHistory},
 		{"GET /updates/policy", whoOwner, (*visit).getUpdatePolicy},
 		{"POST /updates/policy", whoOwner, (*visit).postUpdatePolicy},
-		{"GET /updates/file", whoOwner, (*visit).getUpdateFile},
-		{"POST /updates/file", whoOwner, (*visit).postUpdateFile},
-		{"POST /updates/file/remove", whoOwner, (*visit).postUpdateFileRemove},
-		{"GET /updates/trust", whoOwner, (*visit).getUpdateTrust},
-		{"GET /updates/trust/project", whoOwner, func(v *visit) { v.rootPage("project", api.TrustRequest{}, trouble{}) }},
-		{"POST /updates/trust/project", whoOwner, func(v *visit) { v.postRoot("project") }},
+		{"GET /updates/file", whoMender, (*visit).getUpdateFile},
+		{"POST /updates/file", whoMender, (*visit).postUpdateFile},
+		{"POST /updates/file/remove", whoMender, (*visit).postUpdateFileRemove},
+		{"GET /updates/trust", whoMender, (*visit).getUpdateTrust},
+		{"GET /updates/trust/project", whoMender, func(v *visit) { v.rootPage("project", api.TrustRequest{}, trouble{}) }},
+		{"POST /updates/trust/project", whoMender, func(v *visit) { v.postRoot("project") }},
 		{"GET /updates/trust/auditor", whoOwner, func(v *visit) { v.rootPage("auditor", api.TrustRequest{}, trouble{}) }},
 		{"POST /updates/trust/auditor", whoOwner, func(v *visit) { v.postRoot("auditor") }},
 		{"GET /updates/trust/builtin", whoOwner, func(v *visit) { v.trustAsk("builtin", trouble{}) }},
@@ -169,7 +169,7 @@ func (c catalogue) updateState(u *api.Updates, now time.Time) updateState {
 		} else if u.Policy.Mode == "ask" {
 			s.Tone = toneLook
 		}
-		s.Offer, s.Away = c.offer(u), c.s("update.away")
+		s.Offer, s.Away = c.offer(u), c.s("update.away.page")
 		return s
 	}
 	s := updateState{
@@ -203,7 +203,7 @@ func (c catalogue) updateState(u *api.Updates, now time.Time) updateState {
 		s.Bar.Text = strings.Join(parts, " · ")
 	}
 	if u.State == api.UpdateVerifying || u.State == api.UpdateRestarting {
-		s.Away = c.s("update.away") // by the time that this is read, the box may have gone
+		s.Away = c.s("update.away.page") // by the time that this is read, the box may have gone
 	}
 	return s
 }
@@ -853,6 +853,7 @@ type rootFormView struct {
 	Title, Text, Warning        string
 	Action                      string
 	Name, Fingerprint, Password input
+	NoPassword                  bool // who asks has none
 	Root                        input
 }
 
@@ -870,6 +871,7 @@ func (v *visit) rootPage(role string, req api.TrustRequest, t trouble) {
 		Password: input{
 			Name: "password", Label: c.s("my-password.yours"), Type: "password", Autocomplete: "current-password", Problem: t.Fields["password"],
 		},
+		NoPassword: !v.owner(), // who rescues the box has none
 	}))
 }
 

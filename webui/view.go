@@ -90,6 +90,7 @@ type gapView struct {
 type rescueView struct {
 	Text, Detail string
 	Safe         string // what became of the data
+	System       bool   // the rescue system runs, which does not touch the data partition
 	Busy         string // what is under way; empty if nothing
 	Cancel       bool   // it may be cancelled
 	Progress     float64
@@ -377,6 +378,7 @@ func (c catalogue) rescue(r *api.Rescue) *rescueView {
 	}
 	v.Text, v.Detail = c.or("rescue.code."+r.Code, r.Text), r.Detail
 	v.Safe = c.s("rescue.safe")
+	v.System = r.Code == api.RescueSystem
 	if r.Code == api.RescueUnfinished {
 		v.Safe = c.s("rescue.erased")
 	}

@@ -45,12 +45,13 @@ func (v *visit) enter(who string) bool {
 		}
 		v.redirect(to)
 		return false
+	case session.Role == api.RoleRescue && who == whoMender:
 	case session.Role != api.RoleOwner && session.Role != api.RoleMember: // setting up, or in rescue mode
 		v.redirect("/")
 		return false
 	}
 	v.session = &session
-	if who == whoOwner && !v.owner() {
+	if who == whoOwner && !v.owner() || who == whoMender && session.Role == api.RoleMember {
 		v.message(http.StatusForbidden, "owners")
 		return false
 	}

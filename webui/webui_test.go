@@ -94,6 +94,36 @@ func TestRescueForms(t *testing.T) {
 	}
 }
 
+// TestRescueSystem: the rescue system's page leads to where a release is installed, and who has its code may see the pages for that and no
+// others.
+func TestRescueSystem(t *testing.T) {
+	f, srv, c := start(t)
+	f.session = someone(api.RoleRescue)
+	f.box.System.Mode, f.box.System.Rescue = api.ModeRescue, &api.Rescue{Code: api.RescueSystem, Text: "x", Detail: "errno 2"}
+	in := []string{"Cookie", "croft_session=good"}
+	_, body := get(t, c, "GET", srv.URL+"/", nil, in...)
+	if !strings.Contains(body, `href="/updates"`) || !strings.Contains(body, "rescue system") || strings.Contains(body, `name="action"`) {
+		t.Errorf("the page is\n%s", body)
+	}
+	f.on["GET /updates"] = api.Updates{State: api.UpdateIdle}
+	for path, want := range map[string]int{
+		"/updates": 200, "/updates/trust": 200, "/updates/trust/project": 200, "/updates/file": 200,
+		"/updates/policy": 303, "/updates/back": 303, "/people": 303, "/box": 303,
+	} {
+		resp, body := get(t, c, "GET", srv.URL+path, nil, in...)
+		if resp.StatusCode != want {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+		if strings.Contains(body, `type="password"`) {
+			t.Errorf("%s asks for a password that nobody has", path)
+		}
+	}
+	f.session = someone(api.RoleMember)
+	if resp, _ := get(t, c, "GET", srv.URL+"/updates", nil, in...); resp.StatusCode != 403 {
+		t.Errorf("a member: %s", resp.Status)
+	}
+}
+
 func TestAssets(t *testing.T) {
 	_, srv, c := start(t)
 	_, body := get(t, c, "GET", srv.URL+"/", nil)

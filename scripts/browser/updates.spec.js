@@ -109,7 +109,7 @@ test('updates: from the offer over the restart to what came of it', async ({ pag
   // The box goes away and comes back: the page is the same one all the time.
   await tell('cut', { on: 'yes' });
   try {
-    await expect(page.locator('#offline')).toContainText(t('update.away'), { timeout: 30_000 });
+    await expect(page.locator('#offline')).toHaveText(t('update.away.page'), { timeout: 30_000 });
     await page.screenshot({ path: `${out}/page-updates-gone-en-${info.project.name}.png` });
     await setUpdates('trial');
     await page.waitForTimeout(9000);

@@ -84,7 +84,7 @@ for (const says of document.querySelectorAll('[data-check]')) {
 }
 
 // Each form goes out once.
-addEventListener('submit', e => setTimeout(() => e.target.querySelectorAll('button').forEach(b => { b.disabled = true; })));
+addEventListener('submit', e => e.defaultPrevented || setTimeout(() => e.target.querySelectorAll('button').forEach(b => { b.disabled = true; })));
 addEventListener('pageshow', e => { if (e.persisted) location.reload(); });
 
 // A box that starts is asked until its page is there.
@@ -226,13 +226,15 @@ for (const form of document.querySelectorAll('[data-upload]')) {
     if (!file) return;
     e.preventDefault();
     const began = Date.now(), ask = new XMLHttpRequest();
+    const busy = yes => form.querySelectorAll('button').forEach(b => { b.disabled = yes; });
     const mb = n => (n / 1e6).toFixed(n < 1e7 ? 1 : 0);
     const failed = name => {
       says.textContent = words[name] || words[''];
       bar.hidden = true;
-      form.querySelectorAll('button').forEach(b => { b.disabled = false; });
+      busy(false);
     };
-    if (file.size > form.dataset.most) return setTimeout(failed, 0, 'too-large');
+    if (file.size > form.dataset.most) return failed('too-large');
+    busy(true);
     ask.upload.onprogress = e => {
       const left = Math.round((Date.now() - began) / e.loaded * (e.total - e.loaded) / 1000);
       bar.value = e.loaded / e.total;
