@@ -21,6 +21,17 @@ import (
 	"github.com/croft-os/croft/updater/trust"
 )
 
+// TestMain has the many small files of these tests, each of which is flushed, in memory where that is to be had.
+func TestMain(m *testing.M) {
+	if dir, err := os.MkdirTemp("/dev/shm", "croft-publish-"); err == nil {
+		os.Setenv("TMPDIR", dir)
+		code := m.Run()
+		os.RemoveAll(dir)
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
 // client follows a publisher from its first root on.
 func client(t *testing.T, p *publishtest.Publisher) *trust.Client {
 	t.Helper()
@@ -90,7 +101,7 @@ func TestReleases(t *testing.T) {
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 2}})
 	c := client(t, p)
 	for i := range int64(8) {
-		p.AddRelease("pc", i+1, fmt.Sprintf("v1.%d.0", i), part(30_000, uint64(i)/3), part(200_000, uint64(i)))
+		p.AddRelease("pc", i+1, fmt.Sprintf("v1.%d.0", i), part(10_000, uint64(i)/3), part(60_000, uint64(i)))
 		refresh(t, c, p)
 	}
 	v := verify(t, p)

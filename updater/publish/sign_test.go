@@ -13,14 +13,16 @@ import (
 	"github.com/croft-os/croft/updater/release"
 )
 
-// staged makes a stage with a release by the number n.
+// staged makes a stage with a release by the number n, twice the same for the same arguments.
 func staged(t *testing.T, p *publishtest.Publisher, n int64, version string) *publish.Stage {
 	t.Helper()
 	st := p.Stage()
 	dir := t.TempDir()
 	_, err := st.Add(t.Context(), publish.Input{
 		Dir: dir, Notes: map[string]string{"en": "New."}, From: []string{p.Dir()},
-		Payload: p.Payload(dir, publishtest.Release{Board: "pc", Number: n, Version: version, Boot: part(1000, uint64(n)), Root: part(9000, uint64(n))}),
+		Payload: p.Payload(dir, publishtest.Release{
+			Board: "pc", Number: n, Version: version, Built: time.Unix(1790000000, 0), Boot: part(1000, uint64(n)), Root: part(9000, uint64(n)),
+		}),
 	})
 	if err != nil {
 		t.Fatal(err)
