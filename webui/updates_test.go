@@ -113,7 +113,8 @@ func TestUpdateForms(t *testing.T) {
 		{"back", "/updates/back", url.Values{}, "POST /updates/action", nil, `{"action":"back"}`, 200, "", `data-away="/updates"`},
 		{"away", "/updates/check", url.Values{}, "POST /updates/action", problem(503, "updater-away"), "", 503, "", "looks after updates does not answer"},
 		{
-			"policy", "/updates/policy", words, "PUT /config", api.ConfigResult{Differences: []api.Difference{{Path: "/updates/mode"}}},
+			"policy", "/updates/policy", words, "PUT /config",
+			api.ConfigResult{Differences: []api.Difference{{Path: "/updates/mode"}}},
 			`"updates":{"mode":"ask","from":"01:00","to":"04:30","channel":"beta","metered":true,"alone":true,"mirrors":["https://a.example","https://b.example"]}`,
 			303, "/updates?done=update-policy", "",
 		},
