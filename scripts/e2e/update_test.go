@@ -165,7 +165,7 @@ func (b *box) updates(what string, limit time.Duration, ok func(api.Updates) err
 // update has the box take the release of that number, and returns how the attempt ended.
 func (b *box) update(number int64) api.UpdateAttempt {
 	b.t.Helper()
-	b.api("POST", "/updates/action", api.UpdateAction{Action: "check"}, nil, 204)
+	b.api("POST", "/updates/action", api.UpdateAction{Action: "check"}, nil, 202)
 	offer := b.updates("the release is offered", 2*time.Minute, func(u api.Updates) error {
 		if u.Offer == nil || u.Offer.Number != number {
 			return fmt.Errorf("state %s, offer %+v, problem %+v, sources %+v", u.State, u.Offer, u.Problem, u.Sources)
@@ -174,7 +174,7 @@ func (b *box) update(number int64) api.UpdateAttempt {
 	}).Offer
 	b.t.Logf("offer: %+v", *offer)
 	before := len(b.attempts())
-	b.api("POST", "/updates/action", api.UpdateAction{Action: "install", Number: number}, nil, 204)
+	b.api("POST", "/updates/action", api.UpdateAction{Action: "install", Number: number}, nil, 202)
 	var last string
 	u := b.updates("the attempt is over", 12*time.Minute, func(u api.Updates) error {
 		if u.State != last {
@@ -182,7 +182,7 @@ func (b *box) update(number int64) api.UpdateAttempt {
 			last = u.State
 		}
 		if u.State == api.UpdateReady {
-			if _, err := b.ask(b.t.Context(), "POST", "/updates/action", api.UpdateAction{Action: "restart"}, nil, 204); err != nil {
+			if _, err := b.ask(b.t.Context(), "POST", "/updates/action", api.UpdateAction{Action: "restart"}, nil, 202); err != nil {
 				return err
 			}
 		}
