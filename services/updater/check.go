@@ -261,10 +261,10 @@ func (e *engine) newest(ctx context.Context) (*offer, error) {
 	}
 	project := e.followed.project.fingerprint
 	foreign := e.release.Number > 0 && e.publisher() != project
-	if !foreign && best.Number <= e.release.Number {
+	if !foreign && best.Number <= e.release.Number && !e.rescue { // there it may be the only one that works
 		return nil, nil
 	}
-	if foreign && best.Version == e.release.Version && best.Number == e.release.Number {
+	if foreign && !e.rescue && best.Version == e.release.Version && best.Number == e.release.Number {
 		return nil, nil
 	}
 	if err := e.fits(best); err != nil {

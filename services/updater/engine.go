@@ -64,6 +64,7 @@ type engine struct {
 	followed  followed
 	unopened  error                       // why nobody is followed, though somebody should be
 	table     string                      // kind of the medium's partition table
+	rescue    bool                        // no slot runs, but the rescue system: only a person does anything
 	releases  map[string]*release.Release // by hash of the description: those that were looked at
 	nextCheck time.Time
 	notBefore time.Time // for an installation by itself
@@ -321,7 +322,7 @@ func (e *engine) byItself() *offer {
 	defer e.mu.Unlock()
 	o := e.offer
 	switch {
-	case o == nil || o.Stale || o.foreign || !auto(e.set.Policy):
+	case o == nil || o.Stale || o.foreign || e.rescue || !auto(e.set.Policy):
 		return nil
 	case e.pend != nil && (e.pend.Number >= o.Number || e.pend.Owner || e.pend.Phase == phaseArmed):
 		return nil

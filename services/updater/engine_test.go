@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,25 @@ func repo(t *testing.T, numbers ...int64) (*publishtest.Publisher, map[int64]*re
 	return p, rs
 }
 
+var shared struct {
+	sync.Once
+	p  *publishtest.Publisher
+	rs map[int64]*release.Release
+}
+
+// common is a publisher with releases 1 and 2, for tests that do not change what it has.
+func common(t *testing.T) (*publishtest.Publisher, map[int64]*release.Release) {
+	t.Helper()
+	shared.Do(func() {
+		shared.p = publishtest.New(lasting{t}, publishtest.Options{})
+		shared.rs = map[int64]*release.Release{}
+		for _, n := range []int64{1, 2} {
+			shared.rs[n] = add(shared.p, n)[0]
+		}
+	})
+	return shared.p, shared.rs
+}
+
 // copyOf is the repository as it is now.
 func copyOf(t *testing.T, p *publishtest.Publisher) string {
 	t.Helper()
@@ -50,7 +70,7 @@ func play(t *testing.T, s *sim, f func(t *testing.T)) {
 }
 
 func TestByItself(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.slow = 10 * time.Second
 	play(t, s, func(t *testing.T) {
@@ -84,7 +104,7 @@ func TestByItself(t *testing.T) {
 }
 
 func TestEndings(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	dir := p.Dir()
 	for _, tc := range []struct {
 		name  string
@@ -166,7 +186,7 @@ func TestTriedTwice(t *testing.T) {
 			t.Errorf("offer %+v", u.Offer)
 		}
 		boots := s.boots
-		s.rest(100 * time.Hour)
+		s.rest(50 * time.Hour)
 		if u, _ := s.view(); s.boots != boots || u.Number != 1 {
 			t.Errorf("it went on: %d starts", s.boots-boots)
 		}
@@ -178,7 +198,7 @@ func TestTriedTwice(t *testing.T) {
 }
 
 func TestNotTaken(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	for _, tc := range []struct {
 		name    string
 		ignores int
@@ -218,12 +238,7 @@ func TestNotTaken(t *testing.T) {
 }
 
 func TestFailures(t *testing.T) {
-	p, rs := repo(t, 1, 2)
-	huge := publishtest.New(t, publishtest.Options{})
-	big := describe(2)
-	big.Boot = make([]byte, kernelRoom+1)
-	first := add(huge, 1)[0]
-	huge.Add(big)
+	p, rs := common(t)
 	for _, tc := range []struct {
 		name, cause string
 		set         func(*sim)
@@ -267,13 +282,24 @@ func TestFailures(t *testing.T) {
 		})
 	}
 	t.Run("too large", func(t *testing.T) {
-		s := newSim(t, huge, first)
-		play(t, s, func(t *testing.T) {
-			u := s.await("a check", time.Hour, func(u api.Updates) bool { return u.Checked != nil && idle(u) })
-			if u.Offer != nil || u.Problem == nil || u.Problem.Cause != "too-large" {
-				t.Errorf("%+v", u)
+		for _, tc := range []struct {
+			table      string
+			boot, root int64
+			ok         bool
+		}{
+			{"gpt", kernelRoom, 256 << 20, true},
+			{"gpt", kernelRoom + 1, 1, false},
+			{"gpt", 1, 256<<20 + 1, false},
+			{"mbr", 128 << 20, 256 << 20, true},
+			{"mbr", 128<<20 + 1, 1, false},
+			{"mbr", 1, 256<<20 + 1, false},
+		} {
+			e := &engine{table: tc.table}
+			err := e.fits(&release.Release{Boot: release.Part{Size: tc.boot}, Root: release.Part{Size: tc.root}})
+			if tc.ok != (err == nil) || err != nil && causeOf(err) != "too-large" {
+				t.Errorf("%+v: %v", tc, err)
 			}
-		})
+		}
 	})
 	t.Run("no root", func(t *testing.T) {
 		s := newSim(t, p, rs[1])
@@ -307,9 +333,10 @@ func TestWrongBase(t *testing.T) {
 		}, "wrong-base"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, rs := repo(t, 1, 2)
+			p, rs := common(t)
 			s := newSim(t, p, rs[1])
-			tc.spoil(s, filepath.Join(p.Dir(), "blobs"), rs[2])
+			s.sources[0].dir = copyOf(t, p)
+			tc.spoil(s, filepath.Join(s.sources[0].dir, "blobs"), rs[2])
 			play(t, s, func(t *testing.T) {
 				s.await("an offer", time.Hour, func(u api.Updates) bool { return u.Offer != nil })
 				if tc.cause != "" {
@@ -373,7 +400,7 @@ func TestBack(t *testing.T) {
 }
 
 func TestBackFails(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	play(t, s, func(t *testing.T) {
 		s.await("release 2", 80*time.Hour, runs(2))
@@ -394,7 +421,7 @@ func TestBackFails(t *testing.T) {
 }
 
 func TestPolicies(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	for _, mode := range []string{"ask", "stay"} {
 		t.Run(mode, func(t *testing.T) {
 			s := newSim(t, p, rs[1])
@@ -472,7 +499,7 @@ func TestPolicies(t *testing.T) {
 }
 
 func TestBusyAndClock(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	t.Run("busy", func(t *testing.T) {
 		s := newSim(t, p, rs[1])
 		play(t, s, func(t *testing.T) {
@@ -531,7 +558,7 @@ func TestBusyAndClock(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.slow = time.Hour
 	play(t, s, func(t *testing.T) {
@@ -611,7 +638,7 @@ func TestDowngrade(t *testing.T) {
 }
 
 func TestStickWithoutNetwork(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.sources = nil
 	s.certainty = api.ClockUnsure
@@ -636,14 +663,20 @@ func TestStickWithoutNetwork(t *testing.T) {
 }
 
 func TestStale(t *testing.T) {
-	p, rs := repo(t, 1, 2)
-	s := newSim(t, p, rs[1])
+	p := publishtest.New(t, publishtest.Options{Now: func() time.Time { return time.Now().Add(-13 * 24 * time.Hour) }})
+	first := add(p, 1)[0]
+	add(p, 2)
+	s := newSim(t, p, first)
 	play(t, s, func(t *testing.T) {
 		s.await("start", time.Minute, idle)
 		s.policy(api.UpdatePolicy{Mode: "ask"})
-		s.rest(3 * 366 * 24 * time.Hour) // everything has expired
+		u := s.await("an offer", time.Hour, offers(2))
+		if u.Offer.Stale {
+			t.Error("it is stale already")
+		}
+		s.rest(2 * 24 * time.Hour) // the timestamp expires
 		s.policy(api.UpdatePolicy{})
-		u := s.await("a check", 10*time.Hour, func(u api.Updates) bool {
+		u = s.await("a check", 10*time.Hour, func(u api.Updates) bool {
 			return u.Problem != nil && u.Problem.Cause == "stale" && u.Offer != nil && idle(u)
 		})
 		if !u.Offer.Stale {
@@ -733,7 +766,7 @@ func TestForkRoot(t *testing.T) {
 }
 
 func TestAuditor(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	agrees := publishtest.New(t, publishtest.Options{Origin: "auditor.example/log"})
 	agrees.Audit(p)
 	s := newSim(t, p, rs[1])
@@ -772,7 +805,7 @@ func TestAuditor(t *testing.T) {
 }
 
 func TestTrustStopsWork(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	fork, _ := repo(t, 1)
 	s := newSim(t, p, rs[1])
 	s.slow = time.Hour
@@ -792,7 +825,7 @@ func TestTrustStopsWork(t *testing.T) {
 // TestPowerCuts cuts the power before and after everything that the engine writes durably, and at every point where it has the
 // box do something. The box has to come up, go on by itself, and end with the new release kept.
 func TestPowerCuts(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	var points []string
 	s.cut = func(point string) error {
@@ -843,31 +876,37 @@ func TestPowerCuts(t *testing.T) {
 
 // TestPowerCutsWhileWriting cuts the power in the middle of writing to the medium.
 func TestPowerCutsWhileWriting(t *testing.T) {
-	p, rs := repo(t, 1, 2)
-	for _, n := range []int{0, 1, 2, 3, 4, 5, 6, 8} {
+	p, rs := common(t)
+	for _, tc := range []struct{ first, root int }{{-1, 0}, {-1, 1}, {0, -1}, {1, -1}, {2, -1}, {3, -1}, {4, -1}, {5, -1}} {
 		s := newSim(t, p, rs[1])
-		s.rootB.after, s.rootB.fail = 0, nil
 		cut := false
-		s.rootB.hook = func(write int) {
-			if write == n && !cut {
-				cut = true
-				go func() {
-					s.mu.Lock()
-					defer s.mu.Unlock()
-					s.powerOut()
-				}()
+		hook := func(at int) func(int) {
+			return func(write int) {
+				if write >= at && at >= 0 && !cut {
+					cut = true
+					go func() {
+						s.mu.Lock()
+						defer s.mu.Unlock()
+						s.powerOut()
+					}()
+				}
 			}
 		}
+		s.first.n, s.rootB.n = 0, 0
+		s.first.hook, s.rootB.hook = hook(tc.first), hook(tc.root)
 		play(t, s, func(t *testing.T) {
 			s.await("start", time.Minute, idle)
 			s.policy(api.UpdatePolicy{From: "00:00", To: "23:59"})
 			s.await("the new release", 100*time.Hour, runs(2))
 		})
+		if !cut {
+			t.Errorf("%+v: there were fewer writes", tc)
+		}
 	}
 }
 
 func TestCutOffTooOften(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.rootB.hook = func(write int) {
 		go func() {
@@ -879,7 +918,7 @@ func TestCutOffTooOften(t *testing.T) {
 	play(t, s, func(t *testing.T) {
 		s.await("start", time.Minute, idle)
 		s.policy(api.UpdatePolicy{From: "00:00", To: "23:59"})
-		s.rest(100 * time.Hour)
+		s.rest(50 * time.Hour)
 		u := s.await("rest", time.Hour, func(u api.Updates) bool { return idle(u) && u.Offer != nil })
 		if s.boots != 1+maxCutOff || u.Last.Cause != "power" || u.Last.Outcome != api.UpdateFailed {
 			t.Errorf("%d starts, %+v", s.boots, u.Last)
@@ -888,7 +927,7 @@ func TestCutOffTooOften(t *testing.T) {
 }
 
 func TestLostState(t *testing.T) {
-	p, rs := repo(t, 1, 2)
+	p, rs := common(t)
 	t.Run("pending is damaged", func(t *testing.T) {
 		s := newSim(t, p, rs[1])
 		s.cut = func(point string) error {
@@ -977,6 +1016,21 @@ func TestWithdrawn(t *testing.T) {
 		if u.Number != 1 || s.boots != 1 {
 			t.Errorf("%+v", u)
 		}
+	})
+}
+
+func TestRescueSystem(t *testing.T) {
+	p, rs := common(t)
+	s := newSim(t, p, rs[2])
+	s.rescue = true
+	play(t, s, func(t *testing.T) {
+		s.await("the same release", time.Hour, offers(2))
+		s.rest(50 * time.Hour)
+		if u, _ := s.view(); u.Last != nil {
+			t.Errorf("it installed by itself: %+v", u.Last)
+		}
+		s.action("install", 2)
+		s.await("the other slot", time.Hour, func(u api.Updates) bool { return s.committed() == "b" })
 	})
 }
 

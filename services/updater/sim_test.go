@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,38 @@ import (
 	"github.com/croft-os/croft/updater/release"
 	"github.com/croft-os/croft/updater/slots"
 )
+
+// TestMain puts the tests' files into memory, where syncing them takes no time.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("/dev/shm", "updater-test")
+	if err == nil {
+		os.Setenv("TMPDIR", dir)
+	}
+	code := m.Run()
+	for i := len(cleanups) - 1; i >= 0; i-- {
+		cleanups[i]()
+	}
+	if err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+var cleanups []func()
+
+// lasting is a testing.TB for what outlives the test that makes it.
+type lasting struct{ testing.TB }
+
+func (l lasting) Cleanup(f func()) { cleanups = append(cleanups, f) }
+
+func (l lasting) TempDir() string {
+	dir, err := os.MkdirTemp("", "lasting")
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
 
 // sim is a box of which only PID 1, the firmware, the network service, core and the fetcher's process are played: its medium is
 // in memory, and the engine is the real one over real files, real trust, patches and slots. Time is testing/synctest's.
@@ -53,9 +86,9 @@ type sim struct {
 	trialFile *api.TrialEnd
 	ended     *api.TrialEnd
 	lacks     string
+	rescue    bool
 	ignores   int                // one-shot starts that the firmware will not take
-	dead      bool               // the power is out: nothing has an effect any more
-	noCommit  bool               // the commit can't be written
+	dead      atomic.Bool        // the power is out: nothing has an effect any more
 	behave    map[string]faulty  // how releases are, by version
 	certainty string             // of the clock
 	address   bool               //
@@ -96,7 +129,6 @@ type faulty struct {
 	rescue   bool
 	sick     string // service that is not well
 	loops    string // service that starts again and again
-	past     bool   // the clock is before the build
 	built    int64
 }
 
@@ -110,7 +142,7 @@ type mem struct {
 	after int  // writes until fail counts
 	n     int
 	hook  func(write int)
-	dead  *bool
+	dead  *atomic.Bool
 }
 
 func (m *mem) ReadAt(p []byte, off int64) (int, error) {
@@ -125,7 +157,7 @@ func (m *mem) ReadAt(p []byte, off int64) (int, error) {
 func (m *mem) WriteAt(p []byte, off int64) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.dead != nil && *m.dead {
+	if m.dead != nil && m.dead.Load() {
 		return 0, errPower
 	}
 	if m.hook != nil {
@@ -214,7 +246,7 @@ func parts(n int) (boot, root []byte) {
 		}
 		return b
 	}
-	boot, root = fill(60_000), fill(700_000)
+	boot, root = fill(20_000), fill(300_000)
 	for i := range 50 * n {
 		root[(i*7919+n*31)%len(root)] += byte(n)
 	}
@@ -334,7 +366,7 @@ func (s *sim) stamp(slot string) *slots.Stamp {
 func (s *sim) bootOnce(ctx context.Context) {
 	s.mu.Lock()
 	s.boots++
-	s.dead = false
+	s.dead.Store(false)
 	s.running, s.trial, s.pending, s.ended = s.committed(), false, "", nil
 	if slot := s.oneShot; slot != "" {
 		s.oneShot = ""
@@ -406,7 +438,7 @@ func (s *sim) bootOnce(ctx context.Context) {
 	e.files.cut = func(point string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.dead {
+		if s.dead.Load() {
 			return errPower
 		}
 		if s.nospace && strings.HasPrefix(point, "before") && !strings.Contains(point, "remov") {
@@ -424,7 +456,7 @@ func (s *sim) bootOnce(ctx context.Context) {
 	e.open = func(context.Context, api.Slots) (*medium, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.dead {
+		if s.dead.Load() {
 			return nil, errPower
 		}
 		return &medium{s.medium(s.running), func() {}}, nil
@@ -464,7 +496,7 @@ func (s *sim) bootOnce(ctx context.Context) {
 
 // powerOut cuts the power: from now on nothing has an effect until the next start.
 func (s *sim) powerOut() {
-	s.dead = true
+	s.dead.Store(true)
 	s.reboot()
 }
 
@@ -484,7 +516,7 @@ type direct struct {
 
 func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	d.s.mu.Lock()
-	dead := d.s.dead
+	dead := d.s.dead.Load()
 	d.s.mu.Unlock()
 	if dead {
 		return nil, errPower
@@ -513,7 +545,7 @@ func (s *sim) initd() http.Handler {
 	mux.HandleFunc("GET /v1/slots", lock(func(w http.ResponseWriter, r *http.Request) {
 		v := api.Slots{
 			Board: "pc", Table: "gpt", Running: s.running, Committed: s.committed(), Trial: s.trial, RootIDs: map[string]string{},
-			Ended: s.ended, Pending: s.pending, OneShot: s.lacks,
+			Ended: s.ended, Pending: s.pending, OneShot: s.lacks, Rescue: s.rescue,
 		}
 		if s.trial {
 			v.LeftMS = (5*time.Minute - time.Since(s.since)).Milliseconds()
@@ -593,7 +625,7 @@ func (s *sim) cored() http.Handler {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.fault().health || r.URL.Path != "/api/v1/health" {
-			http.Error(w, "no", 503)
+			http.Error(w, "no", http.StatusServiceUnavailable)
 			return
 		}
 		daemon.WriteJSON(w, 200, map[string]bool{"ok": true})
@@ -740,7 +772,7 @@ func (s *sim) rest(d time.Duration) {
 func (s *sim) await(what string, most time.Duration, ok func(api.Updates) bool) api.Updates {
 	s.t.Helper()
 	end := time.Now().Add(most)
-	for {
+	for step := time.Second; ; step = min(step+step/16, 15*time.Second) {
 		synctest.Wait()
 		u, up := s.view()
 		if up && ok(u) {
@@ -750,7 +782,7 @@ func (s *sim) await(what string, most time.Duration, ok func(api.Updates) bool) 
 			b, _ := json.MarshalIndent(u, "", "  ")
 			s.t.Fatalf("%s: not after %v (up: %v): %s", what, most, up, b)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(step)
 	}
 }
 

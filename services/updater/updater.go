@@ -28,6 +28,9 @@
 // size, and nothing that the fetcher says is believed. One change at a time. A power cut between PID 1's note of a trial and the
 // first sign of life of the new release can't be told from a release that does not start, and counts as that.
 //
+// In the rescue system (api.Slots.Rescue) only a person does anything: the newest release is offered whatever its number, and is
+// written to the slot that is not to be left alone.
+//
 // Formats: docs/release-format.md. Order of writes: package updater/slots.
 package updater
 
