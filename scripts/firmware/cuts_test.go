@@ -104,16 +104,18 @@ type story struct {
 	known   []*Made // whatever else a trial may start: what the idle slot had
 	commit  int     // event with which the commit begins
 	before  []Boot  // by Lab.Starts: what starts before it
+	lost    bool    // nothing starts before it, and a rescue system does the work
 }
 
-// tell records an installation and the commit to it.
+// tell records an installation and the commit to it. Without an old release, both slots were lost.
 func tell(ctx context.Context, l *Lab, d *faults.Disk, running layout.Slot, old, neu *Made, known ...*Made) (*story, *faults.Disk, error) {
 	rec := &faults.Recorder{Device: d.Fork()}
 	m := l.Medium(rec, running)
+	m.Rescue = old == nil
 	if err := m.Install(ctx, neu.Release, neu.Fill, silent); err != nil {
 		return nil, nil, err
 	}
-	s := &story{lab: l, running: running, old: old, neu: neu, known: known, commit: len(rec.Events())}
+	s := &story{lab: l, running: running, old: old, neu: neu, known: known, commit: len(rec.Events()), lost: old == nil}
 	if err := l.Medium(rec, m.Idle()).Commit(m.Idle()); err != nil {
 		return nil, nil, err
 	}
@@ -124,6 +126,10 @@ func tell(ctx context.Context, l *Lab, d *faults.Disk, running layout.Slot, old,
 	}
 	for _, start := range l.Starts() {
 		b, err := start.Boot(s.base, d.Size(), "")
+		if s.lost && err != nil {
+			s.before = append(s.before, Boot{})
+			continue
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -183,6 +189,17 @@ func (s *story) reach() error {
 // judge says what is wrong with a state of the disk. committing means that the commit may have been written.
 func (s *story) judge(d image, committing bool) error {
 	for i, start := range s.lab.Starts() {
+		if s.lost {
+			// Nothing starts, or the new release; no mixture, whatever is asked for.
+			for _, trial := range []layout.Slot{"", layout.SlotB} {
+				if b, err := start.Boot(d, int64(len(d)), trial); err == nil {
+					if _, err := b.Identify(d, s.neu.Release); err != nil {
+						return fmt.Errorf("%s: %w", start.Name, err)
+					}
+				}
+			}
+			continue
+		}
 		may := []*Made{s.old}
 		if committing {
 			may = append(may, s.neu)
@@ -334,8 +351,8 @@ func (s *story) cut(d image, w *window, committing bool, samples int, rng *rand.
 	return seen, nil
 }
 
-// stories are an update of a box as from the factory, the next one back into slot A, and the writing of a slot by a rescue
-// environment after both slots were lost.
+// stories are an update of a box as from the factory, the next one back into slot A, and one more; last, what a rescue system writes
+// after the roots of both slots were lost.
 func stories(t *testing.T, table layout.Table, size Sizes) []*story {
 	t.Helper()
 	l := lab(t, table, size)
@@ -355,11 +372,26 @@ func stories(t *testing.T, table layout.Table, size Sizes) []*story {
 	if err != nil {
 		t.Fatal(err)
 	}
-	third, _, err := tell(t.Context(), l, d, layout.SlotA, made[1], made[2], made[0])
+	third, d, err := tell(t.Context(), l, d, layout.SlotA, made[1], made[2], made[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []*story{first, second, third}
+	lost := d.Fork()
+	for _, number := range l.Layout.Root {
+		if err := lost.Zero(l.Layout.Partition(number).Start, 512, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rescue, d, err := tell(t.Context(), l, lost, layout.SlotA, nil, made[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range l.Starts() {
+		if got, err := started(l, d, s, "", made[0]); got != made[0].Version {
+			t.Errorf("after the rescue, %s starts %q: %v", s.Name, got, err)
+		}
+	}
+	return []*story{first, second, third, rescue}
 }
 
 // TestPowerCuts cuts the power at every moment of updates: on media with parts of a few sectors in every way that there is, on larger
@@ -467,7 +499,8 @@ func TestGoOn(t *testing.T) {
 					t.Fatal(err)
 				}
 				m := s.lab.Medium(d, s.running)
-				if stamp, err := m.Installed(); err != nil || stamp.Complete && stamp.Version != s.neu.Version && stamp.Version != "v1.1" && stamp.Version != "v1.2" {
+				m.Rescue = s.lost
+				if stamp, err := m.Installed(); err != nil || stamp.Complete && stamp.Version != s.neu.Version && stamp.Version != "v1.1" && stamp.Version != "v1.2" && stamp.Version != "v1.4" {
 					t.Errorf("seed %d: the slot says %+v, %v", seed, stamp, err)
 				}
 				if err := m.Install(t.Context(), s.neu.Release, s.neu.Fill, silent); err != nil {
