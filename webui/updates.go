@@ -133,7 +133,7 @@ func (v *visit) updates(b *api.Box) any {
 		view.Last = &last
 	}
 	view.Facts = c.updateFacts(u)
-	history, previous := c.s("updates.history.none"), c.s("updates.back.none")
+	history := c.s("updates.history.none")
 	if u.Last != nil {
 		history = c.attempt(*u.Last).Text
 	}
@@ -143,8 +143,7 @@ func (v *visit) updates(b *api.Box) any {
 		{"/updates/file", c.s("updates-file.title"), c.s("updates-file.row")},
 	}
 	if u.Previous != nil {
-		previous = c.s("updates.back.row", release(u.Previous.Version))
-		view.Rows = append(view.Rows, row{"/updates/back", c.s("updates-back.title"), previous})
+		view.Rows = append(view.Rows, row{"/updates/back", c.s("updates-back.title"), c.s("updates.back.row", release(u.Previous.Version))})
 	}
 	view.Rows = append(view.Rows, row{"/updates/history", c.s("updates-history.title"), history})
 	for _, s := range u.Sources {
@@ -210,7 +209,7 @@ func (c catalogue) updateState(u *api.Updates, now time.Time) updateState {
 
 // updateIdle says what is so while nothing is done.
 func (c catalogue) updateIdle(u *api.Updates, version string) updateState {
-	s := updateState{Check: u.Trust.Project != nil}
+	s := updateState{Check: u.Offer == nil}
 	p := u.Problem
 	switch {
 	case u.Trust.Project == nil:
@@ -251,7 +250,7 @@ func (c catalogue) updateIdle(u *api.Updates, version string) updateState {
 	switch {
 	case u.Checked == nil:
 		s.Texts = append(s.Texts, c.s("updates.unchecked"))
-	case u.Offer == nil:
+	case u.Offer == nil && p == nil:
 		s.Texts = append(s.Texts, c.s("updates.checked", c.ago(*u.Checked)))
 	}
 	return s
@@ -335,6 +334,9 @@ func (c catalogue) updateFacts(u *api.Updates) []fact {
 		}
 	}
 	facts := []fact{{c.s("updates.version"), release(u.Version)}, {c.s("update.evidence"), evidence}}
+	if u.Checked != nil && (u.Offer != nil || u.Problem != nil) {
+		facts = append(facts, fact{c.s("updates.looked"), c.ago(*u.Checked)})
+	}
 	if u.Sharing {
 		facts = append(facts, fact{c.s("updates.sharing"), c.s("updates.sharing.yes")})
 	}

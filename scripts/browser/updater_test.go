@@ -1,7 +1,6 @@
 package browser
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,11 +20,6 @@ type updaters struct {
 	past []api.UpdateAttempt
 	bad  string // cause for which the next file is refused
 }
-
-// forkRoot is a root of trust that the stand-in takes.
-const forkRoot = `{"signed":{"_type":"root"}}`
-
-var forkFingerprint = fmt.Sprintf("%x", sha256.Sum256([]byte(forkRoot)))
 
 // updatesOf returns what it can be like with updates, by name; nil for a name that there is not.
 func updatesOf(name string) *api.Updates {
