@@ -64,8 +64,8 @@ for (const [lang, script] of [['en', true], ['de', true], ['de', false]]) {
       await expect(async () => { // core may say what it heard half a second ago
         await page.goto('/updates');
         await expect(page.locator('#update-title')).toHaveText(title.includes(' ') ? title : t(title), { timeout: 500 });
+        for (const text of rest) await expect(page.locator('main')).toContainText(text, { timeout: 100 });
       }).toPass({ timeout: 20_000 });
-      for (const text of rest) await expect(page.locator('main')).toContainText(text);
       if (script) {
         await openAll(page);
         await check(page);
