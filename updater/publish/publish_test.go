@@ -101,7 +101,7 @@ func TestReleases(t *testing.T) {
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 2}})
 	c := client(t, p)
 	for i := range int64(8) {
-		p.AddRelease("pc", i+1, fmt.Sprintf("v1.%d.0", i), part(10_000, uint64(i)/3), part(60_000, uint64(i)))
+		p.AddRelease("pc", i+1, fmt.Sprintf("v1.%d.0", i), part(2_000, uint64(i)/3), part(20_000, uint64(i)))
 		refresh(t, c, p)
 	}
 	v := verify(t, p)

@@ -2,6 +2,7 @@ package publish_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,17 +14,34 @@ import (
 	"github.com/croft-os/croft/updater/release"
 )
 
-// staged makes a stage with a release by the number n, twice the same for the same arguments.
-func staged(t *testing.T, p *publishtest.Publisher, n int64, version string) *publish.Stage {
+// stager makes stages of one publisher, of which those for the same arguments are copies.
+type stager struct {
+	p    *publishtest.Publisher
+	made map[string]string
+}
+
+func newStager(p *publishtest.Publisher) *stager { return &stager{p, map[string]string{}} }
+
+// stage makes one with a release by the number n.
+func (s *stager) stage(t *testing.T, n int64, version string) *publish.Stage {
 	t.Helper()
-	st := p.Stage()
-	dir := t.TempDir()
-	_, err := st.Add(t.Context(), publish.Input{
-		Dir: dir, Notes: map[string]string{"en": "New."}, From: []string{p.Dir()},
-		Payload: p.Payload(dir, publishtest.Release{
-			Board: "pc", Number: n, Version: version, Built: time.Unix(1790000000, 0), Boot: part(1000, uint64(n)), Root: part(9000, uint64(n)),
-		}),
-	})
+	key := fmt.Sprint(n, version)
+	if s.made[key] == "" {
+		st, dir := s.p.Stage(), t.TempDir()
+		_, err := st.Add(t.Context(), publish.Input{
+			Dir: dir, Notes: map[string]string{"en": "New."}, From: []string{s.p.Dir()},
+			Payload: s.p.Payload(dir, publishtest.Release{Board: "pc", Number: n, Version: version, Boot: part(1000, uint64(n)), Root: part(9000, uint64(n))}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.made[key] = st.Dir
+	}
+	dir := filepath.Join(t.TempDir(), "stage")
+	if err := os.CopyFS(dir, os.DirFS(s.made[key])); err != nil {
+		t.Fatal(err)
+	}
+	st, err := publish.OpenStage(dir, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +54,7 @@ func yes(string) bool { return true }
 func TestSignRefuses(t *testing.T) {
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 1}})
 	p.AddRelease("pc", 5, "v5", part(1000, 1), part(9000, 1))
-	ada := p.Person("targets-1")
+	ada, stages := p.Person("targets-1"), newStager(p)
 	hash := func(st *publish.Stage, version string) string {
 		sum, err := st.ReleaseHash(release.Target(release.Stable, "pc", version))
 		if err != nil {
@@ -49,12 +67,12 @@ func TestSignRefuses(t *testing.T) {
 		want string // part of the error; "" means signed
 	}{
 		"rebuilt": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) {
-			o.Rebuilt = []string{staged(t, p, 6, "v6").Dir}
+			o.Rebuilt = []string{stages.stage(t, 6, "v6").Dir}
 		}, ""},
 		"trusted": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) { o.Trust = []string{hash(st, "v6")} }, ""},
 		"neither": {func(*testing.T, *publish.Stage, *publish.SignOptions) {}, "neither built the same nor said that you trust it"},
 		"rebuilt as something else": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) {
-			o.Rebuilt = []string{staged(t, p, 7, "v6").Dir}
+			o.Rebuilt = []string{stages.stage(t, 7, "v6").Dir}
 		}, "neither built"},
 		"the wrong key":    {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) { o.Key = p.Person("root-1") }, "may sign nothing"},
 		"a stranger's key": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) { o.Key = p.Key("stranger") }, "may sign nothing"},
@@ -69,7 +87,7 @@ func TestSignRefuses(t *testing.T) {
 		}, "signed all of this already"},
 		"another of the same version": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) {
 			o.Trust = []string{hash(st, "v6")}
-			other := staged(t, p, 7, "v7")
+			other := stages.stage(t, 7, "v7")
 			o2 := *o
 			o2.Trust = []string{hash(other, "v7")}
 			if _, err := other.Sign(o2); err != nil {
@@ -78,7 +96,7 @@ func TestSignRefuses(t *testing.T) {
 		}, "has signed another targets with version 3 before"},
 		"another, and the first is gone": {func(t *testing.T, st *publish.Stage, o *publish.SignOptions) {
 			o.Trust, o.Replace = []string{hash(st, "v6")}, true
-			other := staged(t, p, 7, "v7")
+			other := stages.stage(t, 7, "v7")
 			o2 := *o
 			o2.Trust = []string{hash(other, "v7")}
 			if _, err := other.Sign(o2); err != nil {
@@ -123,7 +141,7 @@ func TestSignRefuses(t *testing.T) {
 		}, "not what its metadata says"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			st := staged(t, p, 6, "v6")
+			st := stages.stage(t, 6, "v6")
 			o := publish.SignOptions{Key: ada, Ledger: filepath.Join(t.TempDir(), "ada.signed"), Confirm: yes}
 			tc.do(t, st, &o)
 			names, err := st.Sign(o)
@@ -144,6 +162,7 @@ func TestSignRefuses(t *testing.T) {
 func TestStageRefuses(t *testing.T) {
 	p := publishtest.New(t, publishtest.Options{})
 	p.AddRelease("pc", 5, "v5", part(1000, 1), part(9000, 1))
+	stages := newStager(p)
 	edit := func(file, from, to string) func(*testing.T, string) {
 		return func(t *testing.T, dir string) {
 			t.Helper()
@@ -180,7 +199,7 @@ func TestStageRefuses(t *testing.T) {
 		"no JSON":                         {edit("metadata/3.targets.json", `{`, `[`), "3.targets.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			st := staged(t, p, 6, "v6")
+			st := stages.stage(t, 6, "v6")
 			tc.do(t, st.Dir)
 			if _, err := publish.OpenStage(st.Dir, time.Now()); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v, want %q", err, tc.want)
@@ -189,13 +208,13 @@ func TestStageRefuses(t *testing.T) {
 	}
 
 	t.Run("copies of something else", func(t *testing.T) {
-		a, b := staged(t, p, 6, "v6"), staged(t, p, 7, "v7")
+		a, b := stages.stage(t, 6, "v6"), stages.stage(t, 7, "v7")
 		if err := a.Gather([]string{b.Dir}); err == nil || !strings.Contains(err.Error(), "is not the file that") {
 			t.Errorf("%v", err)
 		}
 	})
 	t.Run("a signature of nothing", func(t *testing.T) {
-		st := staged(t, p, 6, "v6")
+		st := stages.stage(t, 6, "v6")
 		p.Sign(st)
 		file := filepath.Join(st.Dir, "metadata/3.targets.json")
 		b, err := os.ReadFile(file)
@@ -216,7 +235,7 @@ func TestStageRefuses(t *testing.T) {
 		}
 	})
 	t.Run("a blob of something else", func(t *testing.T) {
-		st := staged(t, p, 6, "v6")
+		st := stages.stage(t, 6, "v6")
 		p.Sign(st)
 		blobs, err := filepath.Glob(filepath.Join(st.Dir, "blobs/*"))
 		if err != nil {
