@@ -70,6 +70,7 @@ func play(t *testing.T, s *sim, f func(t *testing.T)) {
 }
 
 func TestByItself(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.slow = 10 * time.Second
@@ -104,6 +105,7 @@ func TestByItself(t *testing.T) {
 }
 
 func TestEndings(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	dir := p.Dir()
 	for _, tc := range []struct {
@@ -174,6 +176,7 @@ func TestEndings(t *testing.T) {
 }
 
 func TestTriedTwice(t *testing.T) {
+	t.Parallel()
 	p, rs := repo(t, 1, 2)
 	before := copyOf(t, p)
 	add(p, 3)
@@ -198,6 +201,7 @@ func TestTriedTwice(t *testing.T) {
 }
 
 func TestNotTaken(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	for _, tc := range []struct {
 		name    string
@@ -238,6 +242,7 @@ func TestNotTaken(t *testing.T) {
 }
 
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	for _, tc := range []struct {
 		name, cause string
@@ -314,6 +319,7 @@ func TestFailures(t *testing.T) {
 }
 
 func TestWrongBase(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name  string
 		spoil func(s *sim, blobs string, r *release.Release)
@@ -367,6 +373,7 @@ func spoil(t *testing.T, path string) {
 }
 
 func TestBack(t *testing.T) {
+	t.Parallel()
 	p, rs := repo(t, 1, 2)
 	before := copyOf(t, p)
 	add(p, 3)
@@ -400,6 +407,7 @@ func TestBack(t *testing.T) {
 }
 
 func TestBackFails(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	play(t, s, func(t *testing.T) {
@@ -421,6 +429,7 @@ func TestBackFails(t *testing.T) {
 }
 
 func TestPolicies(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	for _, mode := range []string{"ask", "stay"} {
 		t.Run(mode, func(t *testing.T) {
@@ -499,6 +508,7 @@ func TestPolicies(t *testing.T) {
 }
 
 func TestBusyAndClock(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	t.Run("busy", func(t *testing.T) {
 		s := newSim(t, p, rs[1])
@@ -558,6 +568,7 @@ func TestBusyAndClock(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.slow = time.Hour
@@ -589,13 +600,10 @@ func TestCancel(t *testing.T) {
 }
 
 func TestDowngrade(t *testing.T) {
-	old := publishtest.New(t, publishtest.Options{})
-	rs := map[int64]*release.Release{}
-	for _, n := range []int64{1, 2, 3} {
-		rs[n] = add(old, n)[0]
-	}
+	t.Parallel()
+	old, rs := common(t)
 	t.Run("nothing newer", func(t *testing.T) {
-		s := newSim(t, old, rs[3])
+		s := newSim(t, old, rs[2])
 		play(t, s, func(t *testing.T) {
 			u := s.await("a check", time.Hour, func(u api.Updates) bool { return u.Checked != nil && idle(u) })
 			if u.Offer != nil || u.Problem != nil {
@@ -624,11 +632,11 @@ func TestDowngrade(t *testing.T) {
 		})
 	})
 	t.Run("not newer on a stick", func(t *testing.T) {
-		s := newSim(t, old, rs[3])
+		s := newSim(t, old, rs[2])
 		s.sources = nil
 		play(t, s, func(t *testing.T) {
 			s.await("start", time.Minute, idle)
-			s.setSources(place{kind: "usb", name: "stick", dir: old.Dir(), version: "v0.3"})
+			s.setSources(place{kind: "usb", name: "stick", dir: old.Dir(), version: "v0.2"})
 			u := s.await("a problem", time.Hour, func(u api.Updates) bool { return u.Problem != nil && u.Problem.Cause == "not-newer" && idle(u) })
 			if u.Offer != nil {
 				t.Errorf("%+v", u.Offer)
@@ -638,6 +646,7 @@ func TestDowngrade(t *testing.T) {
 }
 
 func TestStickWithoutNetwork(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.sources = nil
@@ -663,6 +672,7 @@ func TestStickWithoutNetwork(t *testing.T) {
 }
 
 func TestStale(t *testing.T) {
+	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Now: func() time.Time { return time.Now().Add(-13 * 24 * time.Hour) }})
 	first := add(p, 1)[0]
 	add(p, 2)
@@ -697,6 +707,7 @@ func fp(root []byte) string {
 }
 
 func TestForkRoot(t *testing.T) {
+	t.Parallel()
 	p, rs := repo(t, 1, 2)
 	fork, _ := repo(t, 1) // numbers of its own
 	before := copyOf(t, p)
@@ -766,6 +777,7 @@ func TestForkRoot(t *testing.T) {
 }
 
 func TestAuditor(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	agrees := publishtest.New(t, publishtest.Options{Origin: "auditor.example/log"})
 	agrees.Audit(p)
@@ -805,6 +817,7 @@ func TestAuditor(t *testing.T) {
 }
 
 func TestTrustStopsWork(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	fork, _ := repo(t, 1)
 	s := newSim(t, p, rs[1])
@@ -825,6 +838,7 @@ func TestTrustStopsWork(t *testing.T) {
 // TestPowerCuts cuts the power before and after everything that the engine writes durably, and at every point where it has the
 // box do something. The box has to come up, go on by itself, and end with the new release kept.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	var points []string
@@ -853,7 +867,7 @@ func TestPowerCuts(t *testing.T) {
 	}
 	step := 1
 	if testing.Short() {
-		step = 5
+		step = 11
 	}
 	for i := 0; i < len(points); i += step {
 		t.Run(points[i], func(t *testing.T) {
@@ -876,8 +890,12 @@ func TestPowerCuts(t *testing.T) {
 
 // TestPowerCutsWhileWriting cuts the power in the middle of writing to the medium.
 func TestPowerCutsWhileWriting(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	for _, tc := range []struct{ first, root int }{{-1, 0}, {-1, 1}, {0, -1}, {1, -1}, {2, -1}, {3, -1}, {4, -1}, {5, -1}} {
+		if testing.Short() && tc.first > 1 {
+			continue
+		}
 		s := newSim(t, p, rs[1])
 		cut := false
 		hook := func(at int) func(int) {
@@ -906,6 +924,7 @@ func TestPowerCutsWhileWriting(t *testing.T) {
 }
 
 func TestCutOffTooOften(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[1])
 	s.rootB.hook = func(write int) {
@@ -927,6 +946,7 @@ func TestCutOffTooOften(t *testing.T) {
 }
 
 func TestLostState(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	t.Run("pending is damaged", func(t *testing.T) {
 		s := newSim(t, p, rs[1])
@@ -999,6 +1019,7 @@ func damage(t *testing.T, dir string) {
 }
 
 func TestWithdrawn(t *testing.T) {
+	t.Parallel()
 	p, rs := repo(t, 1, 2)
 	with2 := copyOf(t, p)
 	p.Withdraw(release.Stable, "pc", version(2))
@@ -1020,6 +1041,7 @@ func TestWithdrawn(t *testing.T) {
 }
 
 func TestRescueSystem(t *testing.T) {
+	t.Parallel()
 	p, rs := common(t)
 	s := newSim(t, p, rs[2])
 	s.rescue = true

@@ -250,8 +250,11 @@ func (t *timer) left(done, total int64) int64 {
 	return int64(float64(took.Milliseconds()) * float64(total-done) / float64(done-t.first))
 }
 
-// stampOf reads what the idle slot holds.
+// stampOf reads what the idle slot holds. On trial that can't be seen where slots have boot partitions of their own.
 func (e *engine) stampOf(m *medium) {
+	if m.Table == layout.MBR && m.BootIdle == nil {
+		return
+	}
 	st, err := m.Installed()
 	if err != nil {
 		e.log.Warn("the idle slot could not be read", "err", err)

@@ -248,7 +248,6 @@ func (e *engine) commitOnce(ctx context.Context, s api.Slots) error {
 	if err != nil {
 		return errors.Join(cerr, err)
 	}
-	e.stampOf(m)
 	return nil
 }
 
@@ -258,6 +257,7 @@ func (e *engine) kept(ctx context.Context, p pending) {
 		e.log.Error("PID 1 could not be told that the release stays", "err", err)
 	}
 	e.change(func() { e.committed = e.running })
+	e.look(ctx)
 	left := maps.Clone(e.rem.Left)
 	if left == nil {
 		left = map[string]int64{}

@@ -209,9 +209,15 @@ func openMedium(ctx context.Context, dial devices.Dialer, s api.Slots) (*medium,
 	for slot, id := range s.RootIDs {
 		m.RootID[layout.Slot(slot)] = id
 	}
-	wanted := map[string]*slots.Device{api.DeviceFirst: &m.First, api.DeviceRoot: &m.Root, api.DeviceRootIdle: &m.RootIdle}
+	wanted := map[string]*slots.Device{api.DeviceFirst: &m.First, api.DeviceRoot: &m.Root}
 	if m.Table == layout.MBR {
-		wanted[api.DeviceBoot], wanted[api.DeviceBootIdle] = &m.Boot, &m.BootIdle
+		wanted[api.DeviceBoot] = &m.Boot
+	}
+	if !s.Trial { // else the other slot is the one to go back to, and PID 1 opens it for nobody
+		wanted[api.DeviceRootIdle] = &m.RootIdle
+		if m.Table == layout.MBR {
+			wanted[api.DeviceBootIdle] = &m.BootIdle
+		}
 	}
 	for name, to := range wanted {
 		d, err := devices.Open(ctx, dial, name)
