@@ -184,8 +184,8 @@ func (b *box) refresh(r RefreshRequest) []SourceResult {
 // wants are all blobs of a release.
 func wants(r *release.Release) []Want {
 	return []Want{
-		{r.Boot.Frames.Blob, r.Boot.Frames.Size, r.Boot.Frames.List},
-		{r.Root.Frames.Blob, r.Root.Frames.Size, r.Root.Frames.List},
+		{Blob: r.Boot.Frames.Blob, Size: r.Boot.Frames.Size, Frames: r.Boot.Frames.List},
+		{Blob: r.Root.Frames.Blob, Size: r.Root.Frames.Size, Frames: r.Root.Frames.List},
 		{Blob: r.SBOM.Blob, Size: r.SBOM.Size},
 	}
 }
@@ -214,10 +214,10 @@ func (b *box) believes(root []byte, prefix string) string {
 	return strings.Join(versions, ", ")
 }
 
-// holds compares the blobs of a release with what is right.
-func (b *box) holds(r *release.Release, dir string) {
+// holds compares blobs with what is right.
+func (b *box) holds(list []Want, dir string) {
 	b.t.Helper()
-	for _, w := range wants(r) {
+	for _, w := range list {
 		want, err := os.ReadFile(filepath.Join(dir, release.BlobFile(w.Blob)))
 		if err != nil {
 			b.t.Fatal(err)
@@ -304,7 +304,7 @@ func TestService(t *testing.T) {
 	if err := b.Fetch(ctx, FetchRequest{Blobs: wants(one), Internet: true}, func(p Progress) { all = append(all, p) }); err != nil {
 		t.Fatal(err)
 	}
-	b.holds(one, p.Dir())
+	b.holds(wants(one), p.Dir())
 	last := all[len(all)-1]
 	if len(all) < 5 || !last.End || last.Done != last.Total || all[0].Total != last.Total || last.Source != "mirror" || last.Name != url {
 		t.Errorf("%d times progress, at the end %+v", len(all), last)
@@ -353,7 +353,7 @@ func TestService(t *testing.T) {
 	if got := b.believes(p.Root(), ""); got != "pc v1" {
 		t.Errorf("after a restart it believes %q", got)
 	}
-	b.holds(one, p.Dir())
+	b.holds(wants(one), p.Dir())
 
 	// The mirror is away, then it is another's.
 	if s := b.refresh(RefreshRequest{Internet: true, Mirrors: []string{"http://127.0.0.1:1/"}}); len(s) != 1 || s[0].Cause != "no-source" {
@@ -444,7 +444,7 @@ func TestCancelFetch(t *testing.T) {
 	if err := b.Fetch(t.Context(), FetchRequest{Blobs: wants(r), Internet: true}, nil); err != nil {
 		t.Fatal(err)
 	}
-	b.holds(r, p.Dir())
+	b.holds(wants(r), p.Dir())
 	if n := len(r.Root.Frames.List); served > n+1 {
 		t.Errorf("%d requests for %d frames", served, n)
 	}

@@ -126,6 +126,10 @@ func (s *service) look(ctx context.Context, f *fetch.Follower, src fetch.Source,
 	} else {
 		s.saw(src, "", err)
 	}
+	if errors.Is(err, trust.ErrRollback) && src.Kind() != fetch.KindMirror {
+		// A neighbour, a stick or a file that is behind is no attack: it has nothing new. A mirror should not be.
+		err = nil
+	}
 	if err != nil {
 		res.Cause, res.Error = cause(err), err.Error()
 		s.log.Warn("nothing taken from a source", "kind", src.Kind(), "name", src.Name(), "cause", res.Cause, "err", err)
@@ -139,7 +143,7 @@ func (s *service) saw(src fetch.Source, version string, err error) {
 	defer s.mu.Unlock()
 	k := s.known[key(src.Kind(), src.Name())]
 	k.Kind, k.Name, k.Error = src.Kind(), src.Name(), ""
-	if err != nil {
+	if err != nil && (src.Kind() == fetch.KindMirror || !errors.Is(err, trust.ErrRollback)) {
 		k.Error = err.Error()
 	}
 	if err == nil || cause(err) != "no-source" {
