@@ -15,6 +15,7 @@ import (
 // TestCuts ends a publication before each of the files that it puts in place. A client that knows what was there before, and one
 // that is new, have to accept what they find then, and publishing again has to bring it to its end.
 func TestCuts(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("many publications")
 	}

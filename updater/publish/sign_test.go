@@ -52,6 +52,7 @@ func yes(string) bool { return true }
 
 // TestSignRefuses goes through what a holder of a key must not sign, whoever hands it to them.
 func TestSignRefuses(t *testing.T) {
+	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 1}})
 	p.AddRelease("pc", 5, "v5", part(1000, 1), part(9000, 1))
 	ada, stages := p.Person("targets-1"), newStager(p)
@@ -160,6 +161,7 @@ func TestSignRefuses(t *testing.T) {
 
 // TestStageRefuses changes a stage on its way between people.
 func TestStageRefuses(t *testing.T) {
+	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{})
 	p.AddRelease("pc", 5, "v5", part(1000, 1), part(9000, 1))
 	stages := newStager(p)
@@ -258,6 +260,7 @@ func TestStageRefuses(t *testing.T) {
 
 // TestRootInWords makes sure that nobody signs a new root without being told what is new about it.
 func TestRootInWords(t *testing.T) {
+	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 1}})
 	for name, tc := range map[string]struct {
 		change func(*publish.Setup)
