@@ -320,6 +320,11 @@ func TestFleet(t *testing.T) {
 	}
 
 	// A release that the mirror lies about after the first frame: what was right is kept, and the liar is told of.
+	before := filepath.Join(dir, "before")
+	if err := os.CopyFS(before, os.DirFS(p.Dir())); err != nil {
+		t.Fatal(err)
+	}
+	p.Withdraw(release.Stable, "pc", "v1") // or a patch would be made, which takes minutes for bytes like these
 	two := p.AddRelease("pc", 2, "v2", fetchtest.Bytes(3, 3<<20), fetchtest.Bytes(4, 14<<20))
 	if err := os.WriteFile(lies, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -355,7 +360,7 @@ func TestFleet(t *testing.T) {
 		}
 	}
 	for _, b := range boxes {
-		b.holds(wants(one)[:2], p.Dir())
+		b.holds(wants(one)[:2], before)
 		b.holds(wants(two)[:2], p.Dir())
 	}
 	// Who does not share is not found, and serves nobody.
