@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,10 @@ func TestRescueSystem(t *testing.T) {
 		}
 		return nil
 	})
-	b.api("POST", "/updates/action", api.UpdateAction{Action: "install", Number: 2}, nil, 202)
+	b.until("it is installed", time.Minute, func(ctx context.Context) error { // a check may be under way still
+		_, err := b.ask(ctx, "POST", "/updates/action", api.UpdateAction{Action: "install", Number: 2}, nil, 202)
+		return err
+	})
 	var last string
 	began := time.Now()
 	b.until("the release is started", 8*time.Minute, func(ctx context.Context) error {
@@ -122,11 +126,10 @@ func TestRescueSystem(t *testing.T) {
 		}
 		return fmt.Errorf("state %s, progress %+v, last %+v", u.State, u.Progress, u.Last)
 	})
-	mark := b.vm.Console.Mark()
-	if _, err := b.vm.Console.Wait(t.Context(), mark, qemu.ClaimRE); err != nil {
+	if _, err := b.vm.Console.Wait(t.Context(), b.mark, regexp.MustCompile(`Restarting system`)); err != nil {
 		t.Fatal(err)
 	}
-	b.mark = mark
+	b.mark = b.vm.Console.Mark()
 	b.newClient()
 	b.waitPage()
 	b.signIn(b.code())
