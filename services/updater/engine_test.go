@@ -189,7 +189,7 @@ func TestTriedTwice(t *testing.T) {
 			t.Errorf("offer %+v", u.Offer)
 		}
 		boots := s.boots
-		s.rest(50 * time.Hour)
+		s.rest(28 * time.Hour)
 		if u, _ := s.view(); s.boots != boots || u.Number != 1 {
 			t.Errorf("it went on: %d starts", s.boots-boots)
 		}
@@ -227,7 +227,7 @@ func TestNotTaken(t *testing.T) {
 				if u.Number != tc.number || s.boots != tc.starts {
 					t.Errorf("release %d runs after %d starts", u.Number, s.boots)
 				}
-				s.rest(50 * time.Hour)
+				s.rest(28 * time.Hour)
 				if s.boots != tc.starts {
 					t.Errorf("it went on, to %d starts", s.boots)
 				}
@@ -392,7 +392,7 @@ func TestBack(t *testing.T) {
 			t.Errorf("previous %+v", u.Previous)
 		}
 		boots := s.boots
-		s.rest(80 * time.Hour)
+		s.rest(28 * time.Hour)
 		if u, _ := s.view(); u.Number != 1 || s.boots != boots || u.Offer == nil || u.Offer.Number != 2 {
 			t.Errorf("it went to release 2 by itself, or does not offer it: %+v", u)
 		}
@@ -438,7 +438,7 @@ func TestPolicies(t *testing.T) {
 				s.await("start", time.Minute, idle)
 				s.policy(api.UpdatePolicy{Mode: mode})
 				s.await("an offer", time.Hour, offers(2))
-				s.rest(60 * time.Hour)
+				s.rest(28 * time.Hour)
 				if u, _ := s.view(); len(s.fetched) > 0 || u.Last != nil {
 					t.Errorf("it began by itself: %+v", u.Last)
 				}
@@ -477,7 +477,7 @@ func TestPolicies(t *testing.T) {
 		play(t, s, func(t *testing.T) {
 			s.await("ready", time.Hour, func(u api.Updates) bool { return u.State == api.UpdateReady })
 			s.policy(api.UpdatePolicy{Mode: "stay"})
-			s.rest(50 * time.Hour)
+			s.rest(28 * time.Hour)
 			if s.boots != 1 {
 				t.Error("it restarted although it is to stay")
 			}
@@ -692,7 +692,7 @@ func TestStale(t *testing.T) {
 		if !u.Offer.Stale {
 			t.Errorf("%+v", u.Offer)
 		}
-		s.rest(60 * time.Hour)
+		s.rest(28 * time.Hour)
 		if u, _ := s.view(); u.Last != nil {
 			t.Errorf("it installed by itself what is stale: %+v", u.Last)
 		}
@@ -748,7 +748,7 @@ func TestForkRoot(t *testing.T) {
 		if u.Trust.Builtin || u.Trust.Project.Name != "Fork" || u.Trust.Project.Fingerprint != f || u.Trust.Project.Witnesses < 1 || u.Trust.Project.Keys < 3 {
 			t.Errorf("trust %+v", u.Trust.Project)
 		}
-		s.rest(60 * time.Hour)
+		s.rest(28 * time.Hour)
 		if u, _ := s.view(); u.Last != nil {
 			t.Errorf("another publisher's release was installed by itself: %+v", u.Last)
 		}
@@ -937,7 +937,7 @@ func TestCutOffTooOften(t *testing.T) {
 	play(t, s, func(t *testing.T) {
 		s.await("start", time.Minute, idle)
 		s.policy(api.UpdatePolicy{From: "00:00", To: "23:59"})
-		s.rest(50 * time.Hour)
+		s.rest(28 * time.Hour)
 		u := s.await("rest", time.Hour, func(u api.Updates) bool { return idle(u) && u.Offer != nil })
 		if s.boots != 1+maxCutOff || u.Last.Cause != "power" || u.Last.Outcome != api.UpdateFailed {
 			t.Errorf("%d starts, %+v", s.boots, u.Last)
@@ -1047,7 +1047,7 @@ func TestRescueSystem(t *testing.T) {
 	s.rescue = true
 	play(t, s, func(t *testing.T) {
 		s.await("the same release", time.Hour, offers(2))
-		s.rest(50 * time.Hour)
+		s.rest(28 * time.Hour)
 		if u, _ := s.view(); u.Last != nil {
 			t.Errorf("it installed by itself: %+v", u.Last)
 		}
