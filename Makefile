@@ -34,9 +34,9 @@ demo-update: ## two boxes, a signed, logged and witnessed release, and a bad one
 	@mkdir -p $(OUT) && go build -o $(OUT)/demo.bin ./scripts/demo
 	@exec $(OUT)/demo.bin
 
-soak: ## the hundred power cuts of an update, booted (an hour)
+soak: ## all endings of updates, and a hundred power cuts of one, booted (hours)
 	@scripts/setup.sh image run test
-	@CROFT_SOAK=1 go test -timeout 150m -v -run "TestPowerCutsInUpdate" ./scripts/e2e
+	@CROFT_SOAK=100 go test -timeout 300m -v -run "TestUpdateEndings|TestPowerCutsInUpdate" ./scripts/e2e
 
 bench: ## measure against the budgets of docs/architecture.md, beside named peers
 	@scripts/setup.sh image image-arm64 run test bench

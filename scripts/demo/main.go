@@ -259,23 +259,21 @@ func (d *demo) signAndPublish(stage, rebuilt string) error {
 		"--witness-url", strings.Join(d.urls, ","))
 }
 
-// release builds and publishes one; with broken set, that file of the source never serves its page.
+// release builds and publishes one; with broken set, that file of the source is changed so that no page is served.
 func (d *demo) release(number int64, version, broken string) error {
 	pc, err := board.Find(qemu.PC)
 	if err != nil {
 		return err
 	}
 	payload := filepath.Join(d.dir, "payload-"+version)
+	source := ""
 	if broken != "" {
-		flags, err := overlay(d.dir, broken)
-		if err != nil {
+		if source, err = d.breakPage(broken); err != nil {
 			return err
 		}
-		defer os.Setenv("GOFLAGS", os.Getenv("GOFLAGS"))
-		os.Setenv("GOFLAGS", strings.TrimSpace(os.Getenv("GOFLAGS")+" "+flags))
 	}
 	_, err = croft.Payload(d.ctx, croft.Options{
-		Board: pc, Out: payload, Version: version, Number: number, Channel: "stable", Log: slog.New(slog.DiscardHandler),
+		Board: pc, Out: payload, Source: source, Version: version, Number: number, Channel: "stable", Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
@@ -292,9 +290,18 @@ func (d *demo) release(number int64, version, broken string) error {
 	return d.croft("release", "verify", "repo", "--root", "repo/metadata/1.root.json")
 }
 
-// overlay replaces a file for the compiler only.
-func overlay(dir, file string) (flags string, err error) {
-	b, err := os.ReadFile(file)
+// breakPage copies the source, as it is committed, and lets the copy serve no page.
+func (d *demo) breakPage(file string) (source string, err error) {
+	here, err := filepath.Abs(".")
+	if err != nil {
+		return "", err
+	}
+	source = filepath.Join(d.dir, "broken")
+	if err := d.command(".", nil, "git", "clone", "-q", "--shared", here, source); err != nil {
+		return "", err
+	}
+	path := filepath.Join(source, file)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return "", err
 	}
@@ -302,15 +309,7 @@ func overlay(dir, file string) (flags string, err error) {
 	if strings.Count(string(b), serve) != 1 {
 		return "", fmt.Errorf("%s is not what it was", file)
 	}
-	changed, list := filepath.Join(dir, "broken.go"), filepath.Join(dir, "broken.json")
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(b), serve, "_ = srv.Serve", 1)), 0o644); err != nil {
-		return "", err
-	}
-	path, err := filepath.Abs(file)
-	if err != nil {
-		return "", err
-	}
-	return "-overlay=" + list, os.WriteFile(list, fmt.Appendf(nil, `{"Replace":{%q:%q}}`, path, changed), 0o644)
+	return source, os.WriteFile(path, []byte(strings.Replace(string(b), serve, "_ = srv.Serve", 1)), 0o644)
 }
 
 func freePort() (string, error) {
