@@ -23,13 +23,15 @@ import (
 	"github.com/croft-os/croft/updater/release"
 )
 
-// TestMain is also the process that TestKilled kills, and the one with a small medium.
+// TestMain is also the processes that other tests start.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv("CROFT_TEST_FETCH") != "":
 		child(os.Getenv("CROFT_TEST_FETCH"))
 	case os.Getenv("CROFT_TEST_FULL") != "":
 		small(os.Getenv("CROFT_TEST_FULL"))
+	case os.Getenv("CROFT_TEST_HUNGRY") != "":
+		runHungry(os.Getenv("CROFT_TEST_HUNGRY"))
 	}
 	os.Exit(m.Run())
 }
