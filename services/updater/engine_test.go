@@ -849,7 +849,13 @@ func TestPowerCuts(t *testing.T) {
 	update := func(t *testing.T, s *sim) {
 		play(t, s, func(t *testing.T) {
 			s.await("start", time.Minute, func(u api.Updates) bool { return idle(u) })
-			s.policy(api.UpdatePolicy{From: "00:00", To: "23:59"})
+			wish := api.UpdateSettings{Policy: api.UpdatePolicy{From: "00:00", To: "23:59"}, TimeZone: "Europe/Berlin"}
+			for try := 0; s.ask("PUT", "/v1/policy", wish) != 204; try++ { // core says it again, too
+				if try == 10 {
+					t.Fatal("the policy is not taken")
+				}
+				s.rest(0)
+			}
 			u := s.await("the new release", 100*time.Hour, runs(2))
 			if s.committed() != "b" || u.Last.Outcome != api.UpdateKept || len(s.engine.attempts()) > 4 {
 				t.Errorf("%+v", u)

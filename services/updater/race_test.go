@@ -1,0 +1,6 @@
+//go:build race
+
+package updater
+
+// raceEnabled tells whether the race detector takes memory, too.
+const raceEnabled = true
