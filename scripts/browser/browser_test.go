@@ -51,7 +51,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
 	o := Options{
 		Dir: dir, URL: s.url, Addr: s.addr, Code: claimCode, Control: s.control, Output: os.Stdout,

@@ -45,6 +45,7 @@ const states = t => ({
 
 for (const [lang, script] of [['en', true], ['de', true], ['de', false]]) {
   test(`updates: every state ${lang}${script ? '' : ' no script'}`, async ({ browser }, info) => {
+    test.skip((info.project.name === 'desk') !== (lang === 'de' && script), 'each of the three in one size');
     test.setTimeout(300_000);
     const t = words(lang), bad = [];
     const context = await browser.newContext({
