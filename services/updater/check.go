@@ -144,7 +144,9 @@ func cause(err error) string {
 
 // gravest are the causes that a single source is enough for to tell of, and the order in which others are told of when no
 // source brought anything.
-var gravest = []string{"split-view", "rollback", "not-logged", "bad-metadata", "disagree", "stale", "wrong-board", "bad-file", "disk-full"}
+var gravest = []string{
+	"split-view", "rollback", "not-logged", "bad-metadata", "disagree", "stale", "wrong-board", "bad-file", "disk-full",
+}
 
 // problem is why a check brought nothing, in the words of the page; nil if there is nothing to tell.
 func (e *engine) problem(results []fetcher.SourceResult, err, offerErr error) *api.UpdateProblem {

@@ -42,7 +42,7 @@ type settings struct {
 	TimeZone string           `json:"time_zone"`
 	Told     bool             `json:"told,omitempty"`    // core has said what the owner wants
 	Project  *root            `json:"project,omitempty"` // nil: the one that the image came with
-	Lost     bool             `json:"lost,omitempty"`    // nobody knows whom the owner chose: nobody is followed until they say so again
+	Lost     bool             `json:"lost,omitempty"`    // whom the owner chose: nobody is followed until they say so again
 	Auditor  *root            `json:"auditor,omitempty"`
 }
 

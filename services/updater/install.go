@@ -56,7 +56,8 @@ func (e *engine) begin(p pending, source string, trial bool) (*pending, error) {
 	p.Attempt = rand.Text()[:12]
 	a := attempt{Publisher: p.Record.Publisher, Back: p.Back, Boot: e.boot, Trial: trial}
 	a.UpdateAttempt = api.UpdateAttempt{
-		ID: p.Attempt, Version: p.Version, Number: p.Number, From: p.From, Began: time.Now().UTC().Round(time.Second), By: p.By, Source: source,
+		ID: p.Attempt, Version: p.Version, Number: p.Number, From: p.From, By: p.By, Source: source,
+		Began: time.Now().UTC().Round(time.Second),
 	}
 	if err := e.setHistory(func(h *history) { h.add(a) }); err != nil {
 		return nil, err

@@ -49,7 +49,8 @@ func (e *engine) trial(ctx context.Context, s api.Slots) {
 	restarts := map[string]int{}
 	last := ailment{"unknown", "there was no time to look", ""}
 	for good := 0; ; {
-		e.setState(api.UpdateTrial, &api.UpdateProgress{Done: int64(good), Total: passes, LeftMS: (time.Duration(passes-good) * passEvery).Milliseconds()})
+		left := time.Duration(passes-good) * passEvery
+		e.setState(api.UpdateTrial, &api.UpdateProgress{Done: int64(good), Total: passes, LeftMS: left.Milliseconds()})
 		bad := e.examine(ctx, p, restarts)
 		if ctx.Err() != nil {
 			return
@@ -137,7 +138,7 @@ func (e *engine) examine(ctx context.Context, p *pending, restarts map[string]in
 	if page, err := e.fetch.Probe(ctx); err != nil {
 		return &ailment{"page", err.Error(), ""}
 	} else if page.HTTP != "" || page.HTTPS != "" {
-		return &ailment{"page", strings.Join(slices.DeleteFunc([]string{page.HTTP, page.HTTPS}, func(s string) bool { return s == "" }), "; "), ""}
+		return &ailment{"page", strings.Trim(page.HTTP+"; "+page.HTTPS, "; "), ""}
 	}
 	n, err := e.network(ctx)
 	if err != nil {
