@@ -74,7 +74,11 @@ func Initramfs(dir, to string, epoch time.Time, rename map[string]string) error 
 		if err != nil {
 			return err
 		}
-		return entry(cmp.Or(rename[name], name), file|uint32(fi.Mode().Perm()), 0, 0, data)
+		mode := uint32(0o644) // whatever the builder's umask
+		if fi.Mode()&0o100 != 0 {
+			mode = 0o755
+		}
+		return entry(cmp.Or(rename[name], name), file|mode, 0, 0, data)
 	})
 	if err != nil {
 		return err

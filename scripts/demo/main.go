@@ -309,7 +309,10 @@ func (d *demo) breakPage(file string) (source string, err error) {
 	if strings.Count(string(b), serve) != 1 {
 		return "", fmt.Errorf("%s is not what it was", file)
 	}
-	return source, os.WriteFile(path, []byte(strings.Replace(string(b), serve, "_ = srv.Serve", 1)), 0o644)
+	if err := os.WriteFile(path, []byte(strings.Replace(string(b), serve, "_ = srv.Serve", 1)), 0o644); err != nil {
+		return "", err
+	}
+	return source, d.command(".", nil, "git", "-C", source, "-c", "user.name=demo", "-c", "user.email=demo@example.org", "commit", "-qam", "break the page")
 }
 
 func freePort() (string, error) {
