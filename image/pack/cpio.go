@@ -14,7 +14,8 @@ import (
 
 // Initramfs packs a folder as an initramfs: the "newc" format of cpio (the kernel's
 // Documentation/driver-api/early-userspace/buffer-format.rst), compressed with Zstandard, which all kernels of the boards take
-// (CONFIG_RD_ZSTD). All belongs to root, with one time stamp. Names in rename are packed under another name; a console is added, which the kernel opens for /init.
+// (CONFIG_RD_ZSTD). All belongs to root, with one time stamp, and modes of 0755 for folders and programs, 0644 for files. Names in
+// rename are packed under another name; a console is added, which the kernel opens for /init.
 func Initramfs(dir, to string, epoch time.Time, rename map[string]string) error {
 	out, err := os.Create(to)
 	if err != nil {

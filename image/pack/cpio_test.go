@@ -53,11 +53,12 @@ func unpack(t *testing.T, b []byte) (entries []string) {
 
 func TestInitramfs(t *testing.T) {
 	dir, out := t.TempDir(), t.TempDir()
+	modes := map[string]os.FileMode{"bin/init": 0o700, "etc/a": 0o600, "etc/b": 0o640} // as a builder's umask may have it
 	for path, text := range map[string]string{"bin/init": "program", "etc/a": "", "etc/b": "12345"} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o700); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), modes[path]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,9 +83,9 @@ func TestInitramfs(t *testing.T) {
 		t.Error("twice the same differs")
 	}
 	want := []string{
-		`bin 40755 0,0 1700000000 ""`, `init 100700 0,0 1700000000 "program"`,
+		`bin 40755 0,0 1700000000 ""`, `init 100755 0,0 1700000000 "program"`,
 		`dev 40755 0,0 1700000000 ""`, `dev/console 20600 5,1 1700000000 ""`,
-		`etc 40755 0,0 1700000000 ""`, `etc/a 100700 0,0 1700000000 ""`, `etc/b 100700 0,0 1700000000 "12345"`,
+		`etc 40755 0,0 1700000000 ""`, `etc/a 100644 0,0 1700000000 ""`, `etc/b 100644 0,0 1700000000 "12345"`,
 		`etc/link 120777 0,0 1700000000 "b"`,
 	}
 	if got := unpack(t, packed[0]); !slices.Equal(got, want) {
