@@ -13,5 +13,5 @@ status=0
 # shellcheck disable=SC2046 # one package a word
 go test -race -timeout 30m $(go list ./... | grep -v /scripts/e2e) || status=$?
 # The boots share the machine's two cores among themselves, not with anything else.
-go test -timeout 40m -v ./scripts/e2e || status=$?
+go test -timeout 60m -v ./scripts/e2e || status=$?
 exit $status
