@@ -21,6 +21,7 @@ package core
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -81,6 +82,14 @@ type server struct {
 
 // Run serves the API until ctx ends.
 func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
+	err := run(ctx, env, cfg)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // it was stopped while it started
+	}
+	return err
+}
+
+func run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	l := env.Listeners["core"]
 	if l == nil {
 		return fmt.Errorf("%w: no listener \"core\" was passed", daemon.ErrConfig)

@@ -518,3 +518,18 @@ func TestNewerState(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestStoppedAtStart: a core that is stopped at any moment of its start has done nothing wrong.
+func TestStoppedAtStart(t *testing.T) {
+	dir := t.TempDir()
+	for wait := time.Duration(0); wait < 60*time.Millisecond; wait += 3 * time.Millisecond {
+		_, env, _, _ := surround(t, dir)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), wait, nil)
+		stopped, stop := context.WithCancel(context.WithoutCancel(ctx))
+		context.AfterFunc(ctx, stop)
+		if err := Run(stopped, env, Config{Licences: writeLicences(t, dir)}); err != nil {
+			t.Errorf("stopped after %v: %v", wait, err)
+		}
+		cancel()
+	}
+}
