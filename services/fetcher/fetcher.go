@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
@@ -34,8 +35,9 @@ import (
 
 // Limits of what is kept and taken.
 const (
-	MaxUpload     = 400 << 20 // bytes of a bundle
-	defaultBudget = 512 << 20 // bytes of the store; an upload comes on top
+	MaxUpload     = 400 << 20   // bytes of a bundle
+	defaultBudget = 512 << 20   // bytes of the store; an upload comes on top
+	roomEvery     = time.Minute // between looks whether there is room again
 	maxMirrors    = 8
 	maxBody       = 4 << 20 // bytes of a request other than an upload: it may carry a root, and the hashes of all frames
 	uploadKept    = 7 * 24 * time.Hour
@@ -83,8 +85,8 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	if l == nil || env.StateDir == "" {
 		return fmt.Errorf("%w: the listener \"fetcher\" and a state directory are needed", daemon.ErrConfig)
 	}
-	store, err := fetch.OpenStore(filepath.Join(env.StateDir, "store"), cmp.Or(cfg.Budget, defaultBudget))
-	if err != nil {
+	store, err := openStore(ctx, env, cmp.Or(cfg.Budget, defaultBudget))
+	if store == nil {
 		return err
 	}
 	defer store.Close()
@@ -109,6 +111,31 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	wg.Go(func() { env.Watch(ctx, func(context.Context) error { return nil }) })
 	env.Ready("Brings updates when they are asked for.")
 	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Updater, cfg.Core), s.handler())
+}
+
+// openStore opens the store, once there is room for it: a full disk is nothing that a restart mends. Both results are nil where ctx
+// ended.
+func openStore(ctx context.Context, env *daemon.Env, budget int64) (*fetch.Store, error) {
+	watched, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for try := 0; ; try++ {
+		store, err := fetch.OpenStore(filepath.Join(env.StateDir, "store"), budget)
+		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && !errors.Is(err, fetch.ErrNoSpace) {
+			return store, err
+		}
+		if try == 0 {
+			env.Log.Warn("there is no room to keep updates in", "err", err)
+			wg.Go(func() { env.Watch(watched, func(context.Context) error { return nil }) })
+			env.Ready("The disk is full, so there is no room for updates.")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(roomEvery):
+		}
+	}
 }
 
 // handler is the socket's API.
