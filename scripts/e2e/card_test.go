@@ -164,7 +164,7 @@ func TestSettingsOnTheCard(t *testing.T) {
 		t.Error(err)
 	}
 	esp, err := os.ReadFile(c.esp)
-	if err != nil || bytes.Contains(esp, []byte("secret")) {
+	if err != nil || bytes.Contains(esp, []byte("mesh-secret")) || bytes.Contains(esp, []byte("wifi-secret")) {
 		t.Errorf("a secret is left on the card: %v", err)
 	}
 	if now, err := settings(end); err != nil || !json.Valid([]byte(now)) || len(now) != len(content) {
