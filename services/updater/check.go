@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/fetcher"
 	"github.com/croft-os/croft/updater/delta"
@@ -23,7 +22,6 @@ const (
 	refreshTime = 10 * time.Minute // for the fetcher to ask all sources
 	// maxDescriptions is how many releases of a board and channel are looked at: those whose versions sort last.
 	maxDescriptions = 32
-	kernelRoom      = 32 << 20 // bytes that a kernel has on UEFI machines, docs/release-format.md
 )
 
 // check looks for news: at all sources, or at all but those of the internet.
@@ -269,7 +267,7 @@ func (e *engine) newest(ctx context.Context) (*offer, error) {
 	if foreign && !e.rescue && best.Version == e.release.Version && best.Number == e.release.Number {
 		return nil, nil
 	}
-	if err := e.fits(best); err != nil {
+	if err := e.fits(ctx, best); err != nil {
 		return nil, err
 	}
 	if bytes == nil { // it was looked at before
@@ -344,17 +342,30 @@ func (e *engine) parse(target string, b []byte) (*release.Release, error) {
 	return r, nil
 }
 
-// fits checks that a release has room in the slots of this box's layout.
-func (e *engine) fits(r *release.Release) error {
-	l := layout.UEFI()
-	boot := int64(kernelRoom)
-	if e.table == string(layout.MBR) {
-		l = layout.Pi()
-		boot = l.Partition(l.Boot[layout.SlotB]).Size
+// fits checks that a release has room in the slot that does not run. Where that can't be seen, writing it will tell.
+func (e *engine) fits(ctx context.Context, r *release.Release) error {
+	s, err := e.slots(ctx)
+	if err != nil || s.Trial {
+		return nil
 	}
-	root := l.Partition(l.Root[layout.SlotB]).Size
-	if r.Root.Size > root || r.Boot.Size > boot {
-		return fmt.Errorf("%w: root %d of %d bytes, boot %d of %d", errTooLarge, r.Root.Size, root, r.Boot.Size, boot)
+	m, err := e.open(ctx, s)
+	if err != nil {
+		e.log.Warn("the room of the idle slot could not be looked at", "err", err)
+		return nil
+	}
+	defer m.Close()
+	return room(m.Medium, r)
+}
+
+func room(m *slots.Medium, r *release.Release) error {
+	for part, size := range map[string]int64{slots.PartRoot: r.Root.Size, slots.PartBoot: r.Boot.Size} {
+		have, err := m.Room(part)
+		if err != nil {
+			return err
+		}
+		if size > have {
+			return fmt.Errorf("%w: %s has %d bytes, and there is room for %d", errTooLarge, part, size, have)
+		}
 	}
 	return nil
 }

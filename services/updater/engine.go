@@ -63,7 +63,6 @@ type engine struct {
 	files     files
 	followed  followed
 	unopened  error                       // why nobody is followed, though somebody should be
-	table     string                      // kind of the medium's partition table
 	rescue    bool                        // no slot runs, but the rescue system: only a person does anything
 	releases  map[string]*release.Release // by hash of the description: those that were looked at
 	nextCheck time.Time

@@ -18,6 +18,7 @@ import (
 	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/updater/publish/publishtest"
 	"github.com/croft-os/croft/updater/release"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 // repo is a publisher with some releases.
@@ -287,20 +288,22 @@ func TestFailures(t *testing.T) {
 		})
 	}
 	t.Run("too large", func(t *testing.T) {
+		m := newSim(t, p, rs[1]).medium("a")
+		boot, err := m.Room(slots.PartBoot)
+		if err != nil || boot != 256<<10 { // as the file of the kernel on the medium has it, not as any board has it
+			t.Fatalf("room for a kernel: %d, %v", boot, err)
+		}
+		root, err := m.Room(slots.PartRoot)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, tc := range []struct {
-			table      string
 			boot, root int64
 			ok         bool
 		}{
-			{"gpt", kernelRoom, 256 << 20, true},
-			{"gpt", kernelRoom + 1, 1, false},
-			{"gpt", 1, 256<<20 + 1, false},
-			{"mbr", 128 << 20, 256 << 20, true},
-			{"mbr", 128<<20 + 1, 1, false},
-			{"mbr", 1, 256<<20 + 1, false},
+			{boot, root, true}, {boot + 1, 1, false}, {1, root + 1, false},
 		} {
-			e := &engine{table: tc.table}
-			err := e.fits(&release.Release{Boot: release.Part{Size: tc.boot}, Root: release.Part{Size: tc.root}})
+			err := room(m, &release.Release{Boot: release.Part{Size: tc.boot}, Root: release.Part{Size: tc.root}})
 			if tc.ok != (err == nil) || err != nil && causeOf(err) != "too-large" {
 				t.Errorf("%+v: %v", tc, err)
 			}

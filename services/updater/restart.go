@@ -220,7 +220,7 @@ func (e *engine) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.table, e.rescue = s.Table, s.Rescue
+	e.rescue = s.Rescue
 	e.change(func() { e.running, e.committed = s.Running, s.Committed })
 	if m, err := e.open(ctx, s); err == nil {
 		e.stampOf(m)

@@ -124,6 +124,20 @@ func (m *Medium) Base(part string) (io.ReaderAt, int64, error) {
 	return io.NewSectionReader(m.First, e.Offset, e.Length), e.Length, nil
 }
 
+// Room is how many bytes a part may have in the idle slot.
+func (m *Medium) Room(part string) (int64, error) {
+	switch {
+	case part == PartRoot:
+		return m.RootIdle.Size(), nil
+	case part != PartBoot:
+		return 0, fmt.Errorf("there is no part %q", part)
+	case m.Table == layout.MBR:
+		return m.BootIdle.Size(), nil
+	}
+	e, err := inPlace(m.First, KernelFile(m.Idle()))
+	return e.Length, err
+}
+
 // Installed is what the idle slot holds.
 func (m *Medium) Installed() (*Stamp, error) { return m.stamp(m.Idle()) }
 
