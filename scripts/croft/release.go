@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/croft-os/croft/updater/publish"
@@ -37,27 +36,8 @@ var releaseVerbs = []command{
 
 // releaseCommand is what makers of releases, and those who check on them, do (docs/release-howto.md).
 func releaseCommand(ctx context.Context, args []string, io stdio) int {
-	if len(args) > 0 {
-		for _, c := range releaseVerbs {
-			if c.name == args[0] {
-				return c.run(ctx, args[1:], io)
-			}
-		}
-	}
-	to, code := io.err, exitUsage
-	if len(args) == 1 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help") {
-		to, code = io.out, exitOK
-	} else if len(args) > 0 {
-		fmt.Fprintf(to, "There is no command \"release %s\".\n\n", args[0])
-	}
-	fmt.Fprint(to, "usage: croft release VERB [ARGUMENTS]\n\n")
-	tw := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	for _, c := range releaseVerbs {
-		fmt.Fprintf(tw, "  %s\t%s\n", strings.TrimSpace(c.name+" "+c.args), c.does)
-	}
-	tw.Flush()
-	fmt.Fprint(to, "\nHow they go together is in docs/release-howto.md; \"croft release VERB -h\" says more about each.\n")
-	return code
+	return dispatch(ctx, "croft release", "VERB", releaseVerbs,
+		"How they go together is in docs/release-howto.md; \"croft release VERB -h\" says more about each.", args, io)
 }
 
 // names is a flag that may be given several times.

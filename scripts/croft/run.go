@@ -54,6 +54,11 @@ var commands = []command{
 
 // run runs one command and returns its exit code.
 func run(ctx context.Context, args []string, io stdio) int {
+	return dispatch(ctx, "croft", "COMMAND", commands, "\"croft COMMAND -h\" says more about each.", args, io)
+}
+
+// dispatch runs the command that args begin with, one of those behind name, or says which there are. kind is what they are called.
+func dispatch(ctx context.Context, name, kind string, commands []command, more string, args []string, io stdio) int {
 	if len(args) > 0 {
 		for _, c := range commands {
 			if c.name == args[0] {
@@ -65,15 +70,15 @@ func run(ctx context.Context, args []string, io stdio) int {
 	if len(args) == 1 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help") {
 		to, code = io.out, exitOK
 	} else if len(args) > 0 {
-		fmt.Fprintf(to, "There is no command %q.\n\n", args[0])
+		fmt.Fprintf(to, "There is no command %q.\n\n", strings.TrimPrefix(name+" "+args[0], "croft "))
 	}
-	fmt.Fprint(to, "usage: croft COMMAND [ARGUMENTS]\n\n")
+	fmt.Fprintf(to, "usage: %s %s [ARGUMENTS]\n\n", name, kind)
 	tw := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	for _, c := range commands {
 		fmt.Fprintf(tw, "  %s\t%s\n", strings.TrimSpace(c.name+" "+c.args), c.does)
 	}
 	tw.Flush()
-	fmt.Fprint(to, "\n\"croft COMMAND -h\" says more about each.\n")
+	fmt.Fprint(to, "\n"+more+"\n")
 	return code
 }
 

@@ -30,7 +30,10 @@ import (
 
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == "carry" { // a machine's connection to the mirror
-		carry(os.Args[2])
+		if err := qemu.Carry(os.Args[2], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,20 +45,6 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Printf("\nThat was all, in %s.\n", time.Since(began).Round(time.Second))
-}
-
-// carry connects standard input and output with an address.
-func carry(addr string) {
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	go func() {
-		io.Copy(c, os.Stdin)
-		os.Exit(0)
-	}()
-	io.Copy(os.Stdout, c)
 }
 
 // demo is one run.

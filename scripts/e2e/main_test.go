@@ -3,9 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"strconv"
 	"testing"
@@ -19,7 +17,10 @@ import (
 // connection to this machine.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "carry" {
-		carry(os.Args[2])
+		if err := qemu.Carry(os.Args[2], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	out := os.Getenv("CROFT_PAYLOAD")
@@ -40,18 +41,4 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-}
-
-// carry connects standard input and output with an address.
-func carry(addr string) {
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	go func() {
-		io.Copy(c, os.Stdin)
-		os.Exit(0) // the guest has hung up
-	}()
-	io.Copy(os.Stdout, c)
 }

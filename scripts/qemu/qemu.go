@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -458,3 +459,23 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 func (t *tail) String() string { return strings.TrimSpace(string(t.b)) }
+
+// Carry connects in and out with an address, until either end hangs up: what a command of NIC.Reach does.
+func Carry(addr string, in io.Reader, out io.Writer) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ended := make(chan error, 2)
+	for _, way := range []struct {
+		to   io.Writer
+		from io.Reader
+	}{{c, in}, {out, c}} {
+		go func() {
+			_, err := io.Copy(way.to, way.from)
+			ended <- err
+		}()
+	}
+	return <-ended
+}

@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/updater/fetch"
 )
 
 // Bounds of the policy of updates, and what it is where the document does not say.
@@ -102,15 +101,10 @@ func (r *reader) validateUpdates(p api.UpdatePolicy) api.UpdatePolicy {
 	return p
 }
 
-// mirror tells whether s can be a mirror's URL: of https, or of http to an address at home, for signatures decide what is believed.
+// mirror tells whether s can be a mirror's URL, in one form: what the fetcher takes, and no "?" or "#" that says nothing.
 func mirror(s string) bool {
-	u, err := url.Parse(s)
-	if err != nil || len(s) > maxMirror || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#") {
-		return false
-	}
-	a, err := netip.ParseAddr(u.Hostname())
-	home := err == nil && (a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast())
-	return u.Scheme == "https" || u.Scheme == "http" && home
+	_, err := fetch.CheckMirror(s)
+	return err == nil && len(s) <= maxMirror && !strings.ContainsAny(s, "?#")
 }
 
 // updateParts are the parts of a policy by their path, as the document has them; what is not said is not there.
