@@ -308,7 +308,7 @@ func (s *service) putSettings(w http.ResponseWriter, r *http.Request) {
 	}
 	s.touch()
 	if !set.Share && s.around != nil {
-		s.around.closeAll()
+		s.around.CloseAll()
 	}
 	select {
 	case s.share <- struct{}{}:

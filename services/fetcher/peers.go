@@ -12,51 +12,36 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/services/daemon/guests"
 	"github.com/croft-os/croft/updater/fetch"
 )
 
 // Limits of what neighbours may use.
 const (
-	peerConns     = 48
-	connsEach     = 6
-	requestsEach  = 60 // a second, by one address
-	requestsBurst = 600
-	peerBytes     = 32 << 20 // a second, for all of them
-	peerPiece     = 64 << 10
-	peerStall     = 30 * time.Second // a neighbour that takes nothing for so long is given up
-	peerIdle      = 30 * time.Second
-	maxAddresses  = 1024 // whose requests are counted
+	peerBytes = 32 << 20 // a second, for all of them
+	peerPiece = 64 << 10
+	peerStall = 30 * time.Second // a neighbour that takes nothing for so long is given up
+	peerIdle  = 30 * time.Second
 )
+
+var peerLimits = guests.Limits{Conns: 48, ConnsEach: 6, Requests: 60, Burst: 600}
 
 // neighbourhood serves the store to the LAN.
 type neighbourhood struct {
-	store  *fetch.Store
-	open   func() bool            // sharing is on
-	local  func(netip.Addr) bool  // may be served
-	bytes  *rate.Limiter          //
-	mu     sync.Mutex             //
-	conns  map[netip.Addr]int     //
-	total  int                    //
-	asks   map[netip.Addr]*tokens //
-	serves map[net.Conn]bool      // connections that are open
-}
-
-type tokens struct {
-	*rate.Limiter
-	used time.Time
+	store *fetch.Store
+	may   func(netip.Addr) bool // be served just now
+	bytes *rate.Limiter
+	*guests.Guests
 }
 
 func newNeighbourhood(store *fetch.Store, open func() bool, local func(netip.Addr) bool) *neighbourhood {
-	return &neighbourhood{
-		store: store, open: open, local: local, bytes: rate.NewLimiter(peerBytes, 1<<20),
-		conns: map[netip.Addr]int{}, asks: map[netip.Addr]*tokens{}, serves: map[net.Conn]bool{},
-	}
+	may := func(a netip.Addr) bool { return local(a) && open() }
+	return &neighbourhood{store: store, may: may, bytes: rate.NewLimiter(peerBytes, 1<<20), Guests: guests.New(peerLimits, may)}
 }
 
 // servePeers gives neighbours what is kept, while the owner shares: read-only, the paths of a repository and nothing else, to
@@ -76,116 +61,22 @@ func (n *neighbourhood) serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    8 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          log.New(io.Discard, "", 0),
-		ConnState: func(c net.Conn, st http.ConnState) {
-			if st == http.StateClosed || st == http.StateHijacked {
-				n.leave(c)
-			}
-		},
 	}
 	srv.Protocols = new(http.Protocols)
 	srv.Protocols.SetHTTP1(true)
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	return srv.Serve(&peerListener{l, n})
-}
-
-// closeAll ends all connections: sharing was turned off.
-func (n *neighbourhood) closeAll() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for c := range n.serves {
-		c.Close()
-	}
-}
-
-// peerListener accepts connections of neighbours.
-type peerListener struct {
-	net.Listener
-	n *neighbourhood
-}
-
-func (l *peerListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.n.enter(c) {
-			return c, nil
-		}
-		c.Close()
-	}
-}
-
-func addrOf(c net.Conn) netip.Addr {
-	a, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return a.Addr().Unmap()
-}
-
-func (n *neighbourhood) enter(c net.Conn) bool {
-	a := addrOf(c)
-	if !a.IsValid() || !n.local(a) || !n.open() {
-		return false
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.total >= peerConns || n.conns[a] >= connsEach {
-		return false
-	}
-	n.total++
-	n.conns[a]++
-	n.serves[c] = true
-	return true
-}
-
-func (n *neighbourhood) leave(c net.Conn) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.serves[c] {
-		return
-	}
-	a := addrOf(c)
-	delete(n.serves, c)
-	n.total--
-	if n.conns[a]--; n.conns[a] <= 0 {
-		delete(n.conns, a)
-	}
-}
-
-// may counts a request.
-func (n *neighbourhood) may(a netip.Addr) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	t := n.asks[a]
-	if t == nil {
-		if len(n.asks) >= maxAddresses {
-			for k, v := range n.asks {
-				if time.Since(v.used) > time.Minute {
-					delete(n.asks, k)
-				}
-			}
-			if len(n.asks) >= maxAddresses {
-				return false
-			}
-		}
-		t = &tokens{Limiter: rate.NewLimiter(requestsEach, requestsBurst)}
-		n.asks[a] = t
-	}
-	t.used = time.Now()
-	return t.Allow()
+	return srv.Serve(n.Listen(l))
 }
 
 func (n *neighbourhood) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	addr := guests.Addr(r.RemoteAddr)
 	switch {
-	case err != nil || !n.local(addr.Addr().Unmap()) || !n.open():
+	case !addr.IsValid() || !n.may(addr):
 		http.Error(w, "not shared", http.StatusForbidden)
 		return
-	case !n.may(addr.Addr().Unmap()):
+	case !n.May(addr):
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "too many requests", http.StatusTooManyRequests)
 		return
