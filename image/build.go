@@ -233,9 +233,6 @@ func (b *builder) first(ctx context.Context) error {
 // rescue packs the rescue system: the root file system's content, with a mark, in an initramfs. It has no number, so that every
 // release is newer than it, that of its own image too.
 func (b *builder) rescue() ([]board.File, error) {
-	if b.Board.Rescue == nil {
-		return nil, nil
-	}
 	dir, packed := filepath.Join(b.tmp, "root"), b.volume("rescue")
 	if err := os.WriteFile(filepath.Join(dir, "etc/croft/rescue"), []byte(b.Version+"\n"), 0o644); err != nil {
 		return nil, err

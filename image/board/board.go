@@ -45,7 +45,7 @@ type Board struct {
 	// boot file system. It is the same for either slot.
 	Boot func(mods Modules) ([]File, error)
 	// Rescue lists what the first FAT volume holds beside that for the rescue system, whose initramfs is RescueFile there and whose
-	// kernel gets that command line; nil for families that have none.
+	// kernel gets that command line. No update writes to any of it.
 	Rescue func(mods Modules, version, cmdline string) ([]File, error)
 	// Components are the parts of an image that are not Go code.
 	Components []Component

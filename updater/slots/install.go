@@ -155,7 +155,7 @@ func (in *installation) apart() error {
 	needed := []fat.Extent{}
 	for _, name := range []string{
 		KernelFile(running), CmdlineFile(in.m.Table, running), loaderConf, "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTAA64.EFI",
-		"vmlinuz-rescue", "rescue.cpio.zst", "loader/entries/croft-rescue.conf",
+		"rescue-vmlinuz", "rescue.cpio.zst", "loader/entries/croft-rescue.conf",
 	} {
 		f, err := fat.Find(in.m.First, name)
 		if errors.Is(err, fat.ErrNotFound) {
