@@ -9,9 +9,21 @@ for board in pc vm-arm64 pi; do
 done
 export CROFT_OUT="$out"
 go vet ./...
+log=$out/test.log
+: >"$log"
+# run shows a command's output, keeps it, and remembers that it failed.
 status=0
+run() {
+	{ "$@" || echo "FAIL: exit $?"; } 2>&1 | tee -a "$log"
+	! tail -n 1 "$log" | grep -q '^FAIL' || status=1
+}
 # shellcheck disable=SC2046 # one package a word
-go test -race -timeout 30m $(go list ./... | grep -v /scripts/e2e) || status=$?
+run go test -race -timeout 30m $(go list ./... | grep -v /scripts/e2e)
 # The boots share the machine's two cores among themselves, not with anything else.
-go test -timeout 60m -v ./scripts/e2e || status=$?
+run go test -timeout 60m -v ./scripts/e2e
+# What failed stands at the end, too, after hundreds of lines of boots.
+if [ $status != 0 ]; then
+	echo "What failed (all of it is in $log):"
+	grep -E '^ *--- FAIL|^FAIL|^panic:|^WARNING: DATA RACE|^ *[✘×] ' "$log" || :
+fi
 exit $status
