@@ -101,8 +101,9 @@ var versionFormat = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`)
 
 type builder struct {
 	Options
-	tmp    string         // scratch, removed at the end
-	listed []sbom.Package // what the image holds
+	tmp       string         // scratch, removed at the end
+	listed    []sbom.Package // what the image holds
+	bootFiles []board.File   // what the boot part is made of
 
 	sum, packedSum string // SHA-256 of the image and of the compressed one, in hex, once that is made
 
@@ -247,8 +248,8 @@ func (b *builder) rescue() ([]board.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := b.Board.Rescue(b.moduleDir, b.Version, b.Board.RescueCmdline(b.Version))
-	return append(files, board.File{Path: board.RescueFile, Data: content}), err
+	files := b.Board.Rescue(b.bootFiles, b.Version, b.Board.RescueCmdline(b.Version))
+	return append(files, board.File{Path: board.RescueFile, Data: content}), nil
 }
 
 // boot packs the boot part: the kernel on UEFI machines. On Raspberry Pis it is the boot file system from its first sector to the
@@ -258,6 +259,7 @@ func (b *builder) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.bootFiles = files
 	l, path := b.Board.Layout, b.volume(slots.PartBoot)
 	if l.Table == layout.GPT {
 		return os.WriteFile(path, files[0].Data, 0o644)

@@ -44,9 +44,9 @@ type Board struct {
 	// Boot lists what the boot part of a release is made of: on UEFI machines the kernel, on Raspberry Pis the files of a slot's
 	// boot file system. It is the same for either slot.
 	Boot func(mods Modules) ([]File, error)
-	// Rescue lists what the first FAT volume holds beside that for the rescue system, whose initramfs is RescueFile there and whose
-	// kernel gets that command line. No update writes to any of it.
-	Rescue func(mods Modules, version, cmdline string) ([]File, error)
+	// Rescue lists what the first FAT volume holds beside that for the rescue system, from what Boot lists. Its initramfs is RescueFile
+	// there, and its kernel gets that command line. No update writes to any of it.
+	Rescue func(boot []File, version, cmdline string) []File
 	// Components are the parts of an image that are not Go code.
 	Components []Component
 	// Imager are the tags by which Raspberry Pi Imager knows the boards of this family, none for others.

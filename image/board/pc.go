@@ -17,7 +17,7 @@ func pc() Board {
 		Args:       []string{"gpt", "console=tty0", "console=ttyS0,115200"},
 		First:      uefiFirst("x64", "BOOTX64.EFI", 32<<20),
 		Boot:       uefiBoot(kernel),
-		Rescue:     uefiRescue(kernel),
+		Rescue:     uefiRescue,
 		Components: []Component{linux(kernel), systemdBootComponent()},
 	}
 }

@@ -58,14 +58,21 @@ func piFirst(mods Modules) ([]File, error) {
 	return append(forOwners(), File{Path: slots.CommitFile(layout.MBR), Data: slots.Autoboot(layout.SlotB)}, boot), nil
 }
 
-// piRescue makes the selector a partition to start from, which firmware does that is not sent to a slot's or can't start that one
-// (docs/boards.md). All has the names and the settings that it has in a slot: a firmware that mixed up the two places in part would
-// still start the slot.
-func piRescue(mods Modules, _, cmdline string) ([]File, error) {
-	files, err := piSystem(mods)
-	return append(files,
-		File{Path: "config.txt", Data: []byte(piConfig + "initramfs " + RescueFile + " followkernel\n")},
-		File{Path: slots.CmdlineFile(layout.MBR, ""), Data: []byte(cmdline + "\n")}), err
+// piRescue makes the selector a partition to start from, which firmware does that is not sent to a slot's, or can't start that one
+// (docs/boards.md). All has the name and the settings that it has in a slot: a firmware that confused some of it would still start the
+// slot.
+func piRescue(boot []File, _, cmdline string) []File {
+	var files []File
+	for _, f := range boot {
+		switch f.Path {
+		case "config.txt":
+			f.Data = []byte(piConfig + "initramfs " + RescueFile + " followkernel\n")
+		case slots.CmdlineFile(layout.MBR, ""):
+			f.Data = []byte(cmdline + "\n")
+		}
+		files = append(files, f)
+	}
+	return files
 }
 
 // piConfig: gpu_mem=16 picks the firmware's small variant (start_cd.elf), which leaves a Zero 2 W 48 MB more. The kernel is
@@ -91,17 +98,9 @@ var piFirmwareFiles = []string{
 // piCluster is the size in bytes of a cluster of the boot file system, and of the command line's file in it.
 const piCluster = 1024
 
-// piBoot lists a slot's boot file system.
+// piBoot lists a slot's boot file system: firmware, kernel, the device trees of all models (bcm2710 is the 3 and the Zero 2 W,
+// bcm2711 the 4, bcm2712 the 5) and all overlays, which add-on boards name in their own EEPROM.
 func piBoot(mods Modules) ([]File, error) {
-	files, err := piSystem(mods)
-	return append(files,
-		File{Path: "config.txt", Data: []byte(piConfig)},
-		File{Path: slots.CmdlineFile(layout.MBR, ""), Data: slots.BlankCmdline(piCluster)}), err
-}
-
-// piSystem is what a file system to start from holds beside its settings: firmware, kernel, the device trees of all models (bcm2710 is
-// the 3 and the Zero 2 W, bcm2711 the 4, bcm2712 the 5) and all overlays, which add-on boards name in their own EEPROM.
-func piSystem(mods Modules) ([]File, error) {
 	k, err := fromModule(mods, piKernel, "vmlinuz", "vmlinuz")
 	if err != nil {
 		return nil, err
@@ -109,7 +108,11 @@ func piSystem(mods Modules) ([]File, error) {
 	if k.Data, err = gzipped(k.Data); err != nil {
 		return nil, err
 	}
-	files := []File{k}
+	files := []File{
+		{Path: "config.txt", Data: []byte(piConfig)},
+		{Path: slots.CmdlineFile(layout.MBR, ""), Data: slots.BlankCmdline(piCluster)},
+		k,
+	}
 	for _, name := range piFirmwareFiles {
 		f, err := fromModule(mods, piFirmware, name, name)
 		if err != nil {

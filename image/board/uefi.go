@@ -42,13 +42,11 @@ func uefiBoot(kernel string) func(Modules) ([]File, error) {
 // uefiRescue is a kernel of its own, which no update writes to, and a loader entry. The loader takes it by itself only when there is
 // no entry of a slot; otherwise by its menu, which a key that is held down while the machine starts brings up. Volumes are packed in
 // the order of names, and this one puts the kernel where the image's compression sees that slot A has the same (pack.Window).
-func uefiRescue(kernel string) func(Modules, string, string) ([]File, error) {
-	return func(mods Modules, version, cmdline string) ([]File, error) {
-		k, err := fromModule(mods, kernel, "vmlinuz", "rescue-vmlinuz")
-		entry := fmt.Sprintf("title Croft rescue system: installs a release anew, leaves your data alone\nsort-key croft-rescue\nversion %s\nlinux /%s\ninitrd /%s\noptions %s\n",
-			version, k.Path, RescueFile, cmdline)
-		return []File{k, {Path: "loader/entries/croft-rescue.conf", Data: []byte(entry)}}, err
-	}
+func uefiRescue(boot []File, version, cmdline string) []File {
+	k := File{Path: "rescue-vmlinuz", Data: boot[0].Data}
+	entry := fmt.Sprintf("title Croft rescue system: installs a release anew, leaves your data alone\nsort-key croft-rescue\n"+
+		"version %s\nlinux /%s\ninitrd /%s\noptions %s\n", version, k.Path, RescueFile, cmdline)
+	return []File{k, {Path: "loader/entries/croft-rescue.conf", Data: []byte(entry)}}
 }
 
 func systemdBootComponent() Component {

@@ -18,7 +18,7 @@ func vmARM64() Board {
 		Args:       []string{"gpt", "console=tty0", "console=ttyAMA0,115200"},
 		First:      uefiFirst("aa64", "BOOTAA64.EFI", 80<<20),
 		Boot:       uefiBoot(kernel),
-		Rescue:     uefiRescue(kernel),
+		Rescue:     uefiRescue,
 		Components: []Component{linux(kernel), systemdBootComponent()},
 	}
 }
