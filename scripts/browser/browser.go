@@ -30,20 +30,28 @@ type Options struct {
 	Addr    string // the same by address, if URL has a name that this machine can't resolve
 	Code    string // its claim code
 	Control string // base URL of the test server's control; empty for a real box, which runs the tests tagged @box
-	Grep    string // of a real box: which tests; empty means those tagged @box
+	Grep    string // which tests; empty means all, and of a real box those tagged @box
+	Project string // which of playwright.config.js's screens; empty means all
 	Out     string // directory for screenshots and what a failed test leaves
 	Output  io.Writer
 }
 
 // Run runs the tests and returns an error if one failed.
-func Run(ctx context.Context, o Options, args ...string) error {
+func Run(ctx context.Context, o Options) error {
 	if err := install(ctx, o); err != nil {
 		return err
 	}
+	args := []string{"test", "--output", filepath.Join(o.Out, "failed", o.Project)}
 	if o.Control == "" {
-		args = append(args, "--grep", cmp.Or(o.Grep, "@box"))
+		o.Grep = cmp.Or(o.Grep, "@box")
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(o.Dir, "node_modules", ".bin", "playwright"), append([]string{"test"}, args...)...)
+	if o.Grep != "" {
+		args = append(args, "--grep", o.Grep)
+	}
+	if o.Project != "" {
+		args = append(args, "--project", o.Project)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(o.Dir, "node_modules", ".bin", "playwright"), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = o.Dir, o.Output, o.Output
 	cmd.Env = append(os.Environ(), "CROFT_URL="+o.URL, "CROFT_ADDR="+o.Addr, "CROFT_CODE="+o.Code, "CROFT_CONTROL="+o.Control, "CROFT_SCREENS="+o.Out)
 	// Playwright ends its browsers on SIGINT.

@@ -34,41 +34,43 @@ var (
 
 const claimCode = "7K3M-Q9XA"
 
-// TestBrowser runs the browser tests against the real core and web UI.
+// TestBrowser runs the browser tests against the real core and web UI, on a phone's screen and on a desk's side by side.
 func TestBrowser(t *testing.T) {
-	if testing.Short() && !*serve {
-		t.Skip("starts a browser many times")
-	}
-	s := start(t)
 	if *serve {
+		s := start(t)
 		fmt.Printf("%s/#%s\nstates: curl -d name=well %s/state\n", s.addr, claimCode, s.control)
 		ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt)
 		defer stop()
 		<-ctx.Done()
 		return
 	}
+	if testing.Short() {
+		t.Skip("starts a browser many times")
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
-	defer cancel()
-	o := Options{
-		Dir: dir, URL: s.url, Addr: s.addr, Code: claimCode, Control: s.control, Output: os.Stdout,
-		Out: filepath.Join(dir, "..", "..", "out", "screens"),
-	}
-	var args []string
-	if *grep != "" {
-		args = []string{"--grep", *grep}
-	}
-	if err := Run(ctx, o, args...); err != nil {
-		t.Error(err)
-	}
-	if *grep == "" { // TLS changes cookies and what browsers allow, not what is on the page
-		o.URL = s.secure
-		if err := Run(ctx, o, "--grep", "takes the right code|keeps the page current|tells nothing", "--project", "phone"); err != nil {
-			t.Errorf("over TLS: %v", err)
-		}
+	for _, project := range []string{"phone", "desk"} {
+		t.Run(project, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
+			defer cancel()
+			o := Options{
+				Dir: dir, URL: s.url, Addr: s.addr, Code: claimCode, Control: s.control, Output: os.Stdout, Project: project,
+				Out: filepath.Join(dir, "..", "..", "out", "screens"), Grep: *grep,
+			}
+			if err := Run(ctx, o); err != nil {
+				t.Error(err)
+			}
+			if *grep == "" && project == "phone" { // TLS changes cookies and what browsers allow, not what is on the page
+				o.URL, o.Grep = s.secure, "takes the right code|keeps the page current|tells nothing"
+				if err := Run(ctx, o); err != nil {
+					t.Errorf("over TLS: %v", err)
+				}
+			}
+		})
 	}
 }
 

@@ -1,14 +1,11 @@
 import { defineConfig } from '@playwright/test';
 
-const out = process.env.CROFT_SCREENS || '../../out/screens';
-
 // The browser finds every name below local at the address in CROFT_ADDR: the box may get another.
 const addr = process.env.CROFT_ADDR && process.env.CROFT_ADDR.replace(/^.*:\/\/|:\d+$/g, '');
 const resolve = addr ? [`--host-resolver-rules=MAP *.local ${addr}`] : [];
 
 export default defineConfig({
   testDir: '.',
-  outputDir: `${out}/failed`,
   workers: 1, // the box under test has one state
   retries: 0,
   timeout: 60_000,

@@ -175,9 +175,9 @@ func (b *box) browse(project, grep string) {
 	}
 	var out strings.Builder
 	err = browser.Run(ctx, browser.Options{
-		Dir: dir, URL: fmt.Sprintf("http://127.0.0.1:%d", port), Code: b.code(), Grep: grep, Output: &out,
+		Dir: dir, URL: fmt.Sprintf("http://127.0.0.1:%d", port), Code: b.code(), Grep: grep, Project: project, Output: &out,
 		Out: filepath.Join(dir, "..", "..", "out", "screens"),
-	}, "--project", project)
+	})
 	b.t.Logf("%s", out.String())
 	if err != nil {
 		b.t.Fatal(err)
