@@ -851,6 +851,18 @@ func TestTUFClient(t *testing.T) {
 			s.refresh(0)
 			s.trusted("root 2", "timestamp 3", "snapshot 3", "targets 1")
 		}},
+		{"targets_fast_forward_recovery with a role taken out", func(t *testing.T, s *tufSim) {
+			s.delegate("targets", dict{"name": "delegated", "paths": []string{"delegatedpath/*"}})
+			s.publish("delegated", "targets", "targets", "snapshot", "timestamp")
+			s.init()
+			s.refresh(0)
+			s.rotate("snapshot")
+			delete(s.docs["snapshot"]["meta"].(dict), "delegated.json")
+			s.docs["targets"]["version"], s.signed["targets"] = 0, [][]byte{}
+			s.publish("root", "targets", "snapshot", "timestamp")
+			s.refresh(0)
+			s.trusted("root 2", "timestamp 3", "snapshot 3", "targets 1")
+		}},
 		{"fast-forward by one of two keys", func(t *testing.T, s *tufSim) {
 			stolen := newTUFSigner(t, "ed25519")
 			s.addKey("timestamp", stolen)
@@ -1046,6 +1058,37 @@ func TestTUFClient(t *testing.T) {
 			s.download(1, "one wrong")
 			s.download(1, "unknown")
 			s.have(string(b), string(b), string(b))
+		}},
+		{"static_repository, as tuf-on-ci makes them", func(t *testing.T, s *tufSim) { // by its form: the suite's bytes are not ours
+			own := dict{"x-tuf-on-ci-expiry-period": 7300, "x-tuf-on-ci-signing-period": 60}
+			for _, role := range []string{"root", "targets"} {
+				for k, v := range own {
+					s.docs[role][k] = v
+				}
+			}
+			role := dict{"name": "delegatedrole", "terminating": true, "paths": []string{"delegatedrole/*", "delegatedrole/*/*"}}
+			s.delegate("targets", role)
+			absent := newTUFSigner(t, "ecdsa")
+			absent.extra = dict{"x-tuf-on-ci-keyowner": "@test"}
+			s.addKey("delegatedrole", absent)
+			s.artifact("delegatedrole", "delegatedrole/artifact", "artifact")
+			s.publish("root", "delegatedrole", "targets", "snapshot", "timestamp")
+			s.swap("delegatedrole", func([]byte) []byte {
+				var m dict
+				if err := json.Unmarshal(s.sign(s.docs["delegatedrole"], s.signers["delegatedrole"][0]), &m); err != nil {
+					t.Fatal(err)
+				}
+				m["signatures"] = append(m["signatures"].([]any), dict{"keyid": absent.id, "sig": ""}) // of who is still asked to sign
+				b, err := json.Marshal(m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b
+			})
+			s.init()
+			s.refresh(0)
+			s.download(0, "delegatedrole/artifact")
+			s.have("artifact")
 		}},
 		{"several targets, in order", func(t *testing.T, s *tufSim) {
 			s.artifact("targets", "a", "A")
