@@ -221,7 +221,7 @@ func (b *Box) commitRescued(m *medium, slot layout.Slot) error {
 		return err
 	}
 	defer first.Close()
-	sm := &slots.Medium{Table: m.table, Running: m.running, RootID: map[layout.Slot]string{}, First: first}
+	sm := &slots.Medium{Table: m.table, Running: m.running, RootID: map[layout.Slot]string{}, First: first, Rescue: true}
 	for s, id := range ids {
 		sm.RootID[layout.Slot(s)] = id
 	}

@@ -139,6 +139,7 @@ func TestRescueSystem(t *testing.T) {
 		{"slot B starts by itself", layout.MBR, string(slots.Autoboot("b")), "a", nil, "a", actionTrial, "b"},
 		{"none does", layout.GPT, strings.Repeat("#", len(slots.LoaderConf("a"))), "a", slots.ErrForm, "", "reboot", "a"},
 		{"the file is garbage", layout.MBR, strings.Repeat("\xff", len(slots.Autoboot("a"))), "a", slots.ErrForm, "", "reboot", "a"},
+		{"the owner took it away", layout.MBR, "", "a", slots.ErrForm, "", "reboot", "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := layout.UEFI()
@@ -163,7 +164,14 @@ func TestRescueSystem(t *testing.T) {
 				}
 				tool(t, "mcopy", "-i", volume, src, "::"+name)
 			}
-			put(l.First, slots.CommitFile(tc.table), tc.commit)
+			if tc.commit != "" {
+				put(l.First, slots.CommitFile(tc.table), tc.commit)
+			} else { // a file can be made on FAT32 only
+				first := filepath.Join(dev, fmt.Sprint("vda", l.First))
+				tool(t, "rm", first)
+				tool(t, "mkfs.fat", "-F", "32", "-s", "1", "-C", first, "36864")
+				put(l.First, claimFile, forTheOwner[claimFile])
+			}
 			// What an update leaves in the idle slot.
 			idle := layout.Slot(tc.idle)
 			root := "root=PARTUUID=" + l.PARTUUID(l.Root[idle])

@@ -2,8 +2,10 @@ package slots
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
+	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
 )
 
@@ -11,7 +13,8 @@ import (
 func (m *Medium) Committed() (layout.Slot, error) { return Committed(m.Table, m.First) }
 
 // Commit makes slot the one that the firmware starts by itself. It refuses with ErrIncomplete where the slot holds nothing that
-// starts, and with ErrForm where the change would be more than one sector in place.
+// starts, and with ErrForm where the change would be more than one sector in place. In a rescue environment a missing autoboot.txt is
+// made anew: a Raspberry Pi's owner takes it away to get there (docs/boards.md).
 func (m *Medium) Commit(slot layout.Slot) error {
 	s, err := m.stamp(slot)
 	if err != nil {
@@ -22,6 +25,9 @@ func (m *Medium) Commit(slot layout.Slot) error {
 	}
 	name, content := CommitFile(m.Table), CommitContent(m.Table, slot)
 	at, err := inPlace(m.First, name)
+	if m.Rescue && m.Table == layout.MBR && errors.Is(err, fat.ErrNotFound) {
+		return m.commitAnew(slot, name, content)
+	}
 	if err != nil {
 		return err
 	}
@@ -37,4 +43,17 @@ func (m *Medium) Commit(slot layout.Slot) error {
 	}
 	copy(whole, content)
 	return put(m.First, whole, at.Offset)
+}
+
+// commitAnew makes the file that says which slot starts.
+func (m *Medium) commitAnew(slot layout.Slot, name string, content []byte) error {
+	if err := fat.Create(m.First, name, content); err != nil {
+		return volumeError(err)
+	}
+	if got, err := Committed(m.Table, m.First.Reread()); err != nil {
+		return err
+	} else if got != slot {
+		return fmt.Errorf("%w: %s", ErrReadBack, name)
+	}
+	return nil
 }

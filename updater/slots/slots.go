@@ -10,7 +10,7 @@
 //
 // and later, when the new release has proved itself, Commit: one sector in place. Every step is flushed before the next one.
 // Nothing but contents changes: files of the FAT volumes have their room from the factory, and no structure of a file system
-// that the committed slot needs is ever written.
+// that the committed slot needs is ever written. A rescue environment alone may make one file, autoboot.txt, where no slot is committed.
 //
 // Layout and formats: docs/release-format.md, section "On the medium"; docs/boards.md; systemd's loader.conf(5) and the Boot Loader
 // Specification; the "autoboot.txt" chapter of Raspberry Pi's documentation. Limits: at most 1 MiB of memory for copying; the
@@ -74,7 +74,7 @@ type Medium struct {
 	Boot, BootIdle Device
 	Root, RootIdle Device
 	// Rescue is for an environment that runs from neither slot: Running then only says which slot is to be left alone, and Install
-	// writes the other one even if the firmware starts that, or nobody knows which.
+	// writes the other one even if the firmware starts that, or nobody knows which; Commit makes an autoboot.txt where there is none.
 	Rescue bool
 }
 
