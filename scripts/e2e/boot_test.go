@@ -7,16 +7,19 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/hardware/fat"
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/scripts/browser"
 	"github.com/croft-os/croft/scripts/qemu"
 	"github.com/croft-os/croft/services/api"
+	"github.com/croft-os/croft/updater/slots"
 )
 
 // TestPC boots the PC image through its firmware and loader, uses it, and starts it again.
@@ -62,6 +65,16 @@ func testUEFI(t *testing.T, board string) {
 	}
 	code, ca := b.code(), b.authority()
 	strangers(t, b)
+	if board == qemu.VMArm64 {
+		b.off()
+		b = lost(t, img, o)
+		b.up()
+		if !bytes.Equal(b.authority(), ca) || b.code() != code {
+			t.Error("the rescue system changed the box")
+		}
+		b.off()
+		return
+	}
 
 	// The reset button: no farewell, and the box is the same afterwards.
 	b.mark = b.vm.Console.Mark()
@@ -92,6 +105,41 @@ func testUEFI(t *testing.T, board string) {
 	if !bytes.Equal(b.authority(), ca) || b.code() != code {
 		t.Error("the box changed while it was off")
 	}
+}
+
+// lost takes a box its only system away, which makes the rescue system start, and gives it back.
+func lost(t *testing.T, img string, o qemu.Options) *box {
+	t.Helper()
+	f, err := os.Open(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l := layout.UEFI()
+	p := l.Partition(l.First)
+	esp := io.NewSectionReader(f, p.Start, p.Size)
+	file, err := fat.Find(esp, slots.CmdlineFile(l.Table, layout.SlotA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, was := file.Extents[0], filepath.Join(t.TempDir(), "entry")
+	entry, err := fat.ReadFile(esp, slots.CmdlineFile(l.Table, layout.SlotA), slots.EntrySize)
+	if err == nil {
+		err = os.WriteFile(was, entry, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, o.Disks[0], p.Start+at.Offset, at.Length, "-P 10")
+	data := dataOf(t, o.Disks[0], l)
+	b := start(t, o)
+	b.rescueSystem("b")
+	b.off()
+	if now := dataOf(t, o.Disks[0], l); now != data {
+		t.Error("the rescue system wrote to the data partition")
+	}
+	overwrite(t, o.Disks[0], p.Start+at.Offset, at.Length, "-s "+was)
+	return start(t, o)
 }
 
 // strangers checks that without the code there is nothing to see.
@@ -209,17 +257,21 @@ func (b *box) anew() {
 	})
 }
 
-// TestPi starts the Pi image's kernel and root in QEMU's Raspberry Pi 3, which has no firmware to start them.
+// TestPi starts the Pi image's kernel and root in QEMU's Raspberry Pi 3, which has no firmware to start them; then, with neither slot
+// left, the rescue system.
 func TestPi(t *testing.T) {
 	t.Parallel()
-	img := image(t, qemu.Pi)
-	kernel, err := qemu.DirectPi(t.Context(), img, t.TempDir(), layout.SlotA)
-	if err != nil {
-		t.Fatal(err)
+	img, l := image(t, qemu.Pi), layout.Pi()
+	disk := overlay(t, img, diskSize)
+	boot := func(partition int) *box {
+		t.Helper()
+		kernel, err := qemu.DirectPi(t.Context(), img, t.TempDir(), partition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return start(t, qemu.Options{Board: qemu.Pi, Kernel: kernel, Disks: []qemu.Disk{disk}, NICs: []qemu.NIC{{}}})
 	}
-	b := start(t, qemu.Options{
-		Board: qemu.Pi, Kernel: kernel, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}},
-	})
+	b := boot(l.Boot[layout.SlotA])
 	s := b.up()
 	if s.System.Board.ID != qemu.Pi || !strings.Contains(s.System.Board.Model, "Raspberry Pi 3") {
 		t.Errorf("the box takes itself for %+v", s.System.Board)
@@ -232,5 +284,15 @@ func TestPi(t *testing.T) {
 		if g.Name == "memory-limit" || g.Name == "cpu-limit" {
 			t.Errorf("the Pi's kernel can do this: %s", g.Detail)
 		}
+	}
+	b.vm.Kill() // it has no power button
+
+	overwrite(t, disk, l.Partition(l.Boot[layout.SlotA]).Start, layout.SectorSize, "-P 0")
+	data := dataOf(t, disk, l)
+	b = boot(l.First)
+	b.rescueSystem("b") // autoboot.txt still names A
+	b.vm.Kill()
+	if dataOf(t, disk, l) != data {
+		t.Error("the rescue system wrote to the data partition")
 	}
 }

@@ -292,10 +292,13 @@ func (b *box) waitPage() {
 		b.t.Fatalf("the page is not the box's: %.500s", page)
 	}
 	b.trust()
-	status, secure, err := b.do(b.t.Context(), http.MethodGet, boxURL+"/", nil)
-	if err != nil || status != http.StatusOK || !bytes.Contains(secure, []byte("<html")) {
-		b.t.Fatalf("the page over HTTPS: status %d, %v: %.200s", status, err, secure)
-	}
+	b.until("the page is served over HTTPS", pageTime, func(ctx context.Context) error { // the door says 503 until the page's service runs
+		status, secure, err := b.do(ctx, http.MethodGet, boxURL+"/", nil)
+		if err == nil && (status != http.StatusOK || !bytes.Contains(secure, []byte("<html"))) {
+			err = fmt.Errorf("status %d: %.200s", status, secure)
+		}
+		return err
+	})
 }
 
 // trust installs the box's authority in the client, as its page offers it.

@@ -68,16 +68,30 @@ func Direct(ctx context.Context, image, dir string, slot layout.Slot, extra ...s
 	return k, nil
 }
 
-// DirectPi does for the Pi's image what the Pi 3's firmware does: it takes kernel, device tree and command line from a slot's
-// boot partition. The device tree loses what QEMU's raspi3b does not have or do, and with it the kernel's driver of the
-// watchdog, which hangs there.
-func DirectPi(ctx context.Context, image, dir string, slot layout.Slot) (*Kernel, error) {
-	l := layout.Pi()
-	at := fmt.Sprintf("%s@@%d", image, l.Partition(l.Boot[slot]).Start)
+// DirectPi does for the Pi's image what the Pi 3's firmware does: it takes kernel, device tree, command line and, for the rescue system,
+// the initramfs from a partition that starts, a slot's or the first. The device tree loses what QEMU's raspi3b does not have or do, and
+// with it the kernel's driver of the watchdog, which hangs there.
+func DirectPi(ctx context.Context, image, dir string, partition int) (*Kernel, error) {
+	at := fmt.Sprintf("%s@@%d", image, layout.Pi().Partition(partition).Start)
 	k := &Kernel{Path: filepath.Join(dir, "vmlinuz"), DTB: filepath.Join(dir, "bcm2710-rpi-3-b.dtb")}
-	for _, name := range []string{"vmlinuz", "bcm2710-rpi-3-b.dtb", "cmdline.txt"} {
-		if err := tool(ctx, "mcopy", "-n", "-i", at, "::/"+name, filepath.Join(dir, name)); err != nil {
+	fetch := func(name string) error {
+		return tool(ctx, "mcopy", "-n", "-i", at, "::/"+name, filepath.Join(dir, name))
+	}
+	for _, name := range []string{"vmlinuz", "bcm2710-rpi-3-b.dtb", "cmdline.txt", "config.txt"} {
+		if err := fetch(name); err != nil {
 			return nil, err
+		}
+	}
+	config, err := os.ReadFile(filepath.Join(dir, "config.txt"))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(config)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "initramfs" {
+			k.Initrd = filepath.Join(dir, f[1])
+			if err := fetch(f[1]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, node := range []string{

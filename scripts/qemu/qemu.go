@@ -31,6 +31,7 @@ var ClaimRE = regexp.MustCompile(`(?i)(?:claim code|rescue code):?\s+([0-9A-HJKM
 type Kernel struct {
 	Path    string
 	DTB     string // or ""
+	Initrd  string // or ""
 	Cmdline string
 }
 
@@ -219,6 +220,9 @@ func (vm *VM) args() ([]string, error) {
 		args = append(args, "-kernel", k.Path, "-append", k.Cmdline)
 		if k.DTB != "" {
 			args = append(args, "-dtb", k.DTB)
+		}
+		if k.Initrd != "" {
+			args = append(args, "-initrd", k.Initrd)
 		}
 	} else {
 		fw, err := vm.firmware()
