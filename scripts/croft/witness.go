@@ -72,9 +72,6 @@ func witnessCommand(ctx context.Context, args []string, io stdio) int {
 			return err
 		}
 		fmt.Fprintf(io.out, "%s\nlistening on http://%s\n", w.VerifierKey(), l.Addr())
-		if err := w.Serve(ctx, l); err != nil {
-			return err
-		}
-		return nil
+		return witness.Serve(ctx, l, w)
 	}())
 }

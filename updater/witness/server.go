@@ -97,6 +97,7 @@ func statusOf(err error) int {
 		{errTwoRoots, http.StatusConflict},
 		{errBusy, http.StatusTooManyRequests},
 		{errClock, http.StatusServiceUnavailable},
+		{errClosed, http.StatusServiceUnavailable},
 	} {
 		if errors.Is(err, x.err) {
 			return x.status
@@ -105,10 +106,10 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// Serve answers on a listener until ctx ends.
-func (w *Witness) Serve(ctx context.Context, l net.Listener) error {
+// Serve answers publishers on a listener until ctx ends; h is a Witness, or what is in front of one.
+func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{
-		Handler: w, ReadHeaderTimeout: patience, ReadTimeout: patience, WriteTimeout: patience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: h, ReadHeaderTimeout: patience, ReadTimeout: patience, WriteTimeout: patience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -122,14 +123,4 @@ func (w *Witness) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return nil
-}
-
-// Run is a witness from beginning to end: what a service of a box, or a command, calls.
-func Run(ctx context.Context, l net.Listener, c Config) error {
-	w, err := New(c)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	return w.Serve(ctx, l)
 }

@@ -20,12 +20,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -38,6 +40,7 @@ const (
 	maxSize     = 1 << 48  // entries
 	maxEvidence = 16       // files per log
 	maxLogs     = 64
+	maxName     = 255 // bytes of a key's name
 )
 
 // Config says who the witness is and what it watches.
@@ -70,7 +73,34 @@ type watched struct {
 
 	mu     sync.Mutex
 	last   checkpoint // newest that was cosigned; size 0 if none
+	at     time.Time  // when it was cosigned for the last time; after a restart, when it was written; zero if none
+	err    error      // why the newest tree could not be remembered, so that it was not cosigned
 	bucket bucket
+	closed bool
+}
+
+// LogStatus is how it stands with one log.
+type LogStatus struct {
+	Origin   string
+	Size     int64     // entries of the newest tree that was cosigned
+	At       time.Time // when; zero if none was
+	Err      error     // why the last tree could not be remembered, and so was not cosigned
+	Evidence int       // proofs that the log contradicts itself (folder HASH.evidence in the memory)
+}
+
+// Logs says how it stands with each log, by origin.
+func (w *Witness) Logs() []LogStatus {
+	var all []LogStatus
+	for origin, l := range w.logs {
+		l.mu.Lock()
+		s := LogStatus{Origin: origin, Size: l.last.size, At: l.at, Err: l.err}
+		l.mu.Unlock()
+		kept, _ := os.ReadDir(l.file + ".evidence") // mostly there is none
+		s.Evidence = len(kept)
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b LogStatus) int { return strings.Compare(a.Origin, b.Origin) })
+	return all
 }
 
 // checkpoint is what C2SP tlog-checkpoint says, with the signed note that says it.
@@ -81,11 +111,28 @@ type checkpoint struct {
 	note   []byte
 }
 
-var nameRE = regexp.MustCompile(`^[^\s+]{1,255}$`)
+// CheckName tells whether a key of a witness can have a name (C2SP signed-note: no spaces, no plus signs). It has to be printable, too.
+func CheckName(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return r == '+' || unicode.IsSpace(r) || !unicode.IsPrint(r)
+	})
+}
+
+// CheckLog returns the origin of the log whose verifier key s is.
+func CheckLog(s string) (origin string, err error) {
+	v, err := note.NewVerifier(s)
+	if err != nil {
+		return "", err
+	}
+	return v.Name(), nil
+}
+
+// ErrDamaged is that the memory or the key of a witness can't be read as what it was: it must not sign any more.
+var ErrDamaged = errors.New("the witness's memory is damaged")
 
 // New opens a witness. It fails if its memory is damaged or in use: then it must not sign.
 func New(c Config) (*Witness, error) {
-	if !nameRE.MatchString(c.Name) || len(c.Key) != ed25519.PrivateKeySize {
+	if !CheckName(c.Name) || len(c.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("a witness needs a key and a name without spaces and plus signs")
 	}
 	if len(c.Logs) == 0 || len(c.Logs) > maxLogs {
@@ -143,19 +190,29 @@ func (w *Witness) open(logs []string) error {
 		// was taken away since is no such reason, so only the form is checked where no signature can be.
 		c, err := parseCheckpoint(b)
 		if err != nil || c.origin != origin {
-			return fmt.Errorf("the memory of log %q in %s is damaged: %w", origin, l.file, errors.Join(err, errForm))
+			return fmt.Errorf("%w: of log %q in %s: %w", ErrDamaged, origin, l.file, errors.Join(err, errForm))
 		}
 		var unverified *note.UnverifiedNoteError
 		if _, err := note.Open(b, note.VerifierList(l.verifiers...)); err != nil && !errors.As(err, &unverified) {
-			return fmt.Errorf("the memory of log %q in %s is damaged: %w", origin, l.file, err)
+			return fmt.Errorf("%w: of log %q in %s: %w", ErrDamaged, origin, l.file, err)
 		}
 		l.last = c
+		if fi, err := os.Stat(l.file); err == nil {
+			l.at = fi.ModTime()
+		}
 	}
 	return nil
 }
 
-// Close ends the witness's hold of its memory.
-func (w *Witness) Close() error { return w.lock.Close() }
+// Close ends the witness's hold of its memory. Nothing is cosigned after it has returned.
+func (w *Witness) Close() error {
+	for _, l := range w.logs {
+		l.mu.Lock()
+		l.closed = true
+		l.mu.Unlock()
+	}
+	return w.lock.Close()
+}
 
 const algCosignature = 4 // C2SP tlog-cosignature, Ed25519
 
@@ -190,6 +247,7 @@ var (
 	errTwoRoots = errors.New("another tree of this size was signed")      // 409
 	errBusy     = errors.New("too many requests")                         // 429
 	errClock    = errors.New("this witness does not know the time")       // 503
+	errClosed   = errors.New("this witness has ended")                    // 503
 )
 
 // sizeError is that the old size is not that of the newest checkpoint.
@@ -296,6 +354,9 @@ func (w *Witness) add(body []byte) (string, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return "", errClosed
+	}
 	now, sure := w.clock()
 	if !sure {
 		return "", errClock
@@ -332,11 +393,12 @@ func (w *Witness) add(body []byte) (string, error) {
 		if !l.bucket.take(now) {
 			return "", errBusy
 		}
-		if err := writeFile(l.file, c.note); err != nil {
-			return "", fmt.Errorf("can't remember the checkpoint: %w", err)
+		if l.err = writeFile(l.file, c.note); l.err != nil {
+			return "", fmt.Errorf("can't remember the checkpoint: %w", l.err)
 		}
 		l.last = c
 	}
+	l.at = now
 	return w.cosign(n.Text, now), nil
 }
 
@@ -403,7 +465,7 @@ func LoadKey(path string) (ed25519.PrivateKey, error) {
 	}
 	seed, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return nil, fmt.Errorf("%s does not hold a key", path)
+		return nil, fmt.Errorf("%w: %s does not hold a key", ErrDamaged, path)
 	}
 	return ed25519.NewKeyFromSeed(seed), nil
 }

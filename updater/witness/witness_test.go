@@ -241,8 +241,8 @@ func TestAddCheckpoint(t *testing.T) {
 
 	// What the log signed against itself was kept, and nothing of it was cosigned.
 	kept, err := filepath.Glob(filepath.Join(dir, "*.evidence", "*"))
-	if err != nil || len(kept) != 1 {
-		t.Fatalf("%q, %v", kept, err)
+	if s := w.Logs(); err != nil || len(kept) != 1 || s[0].Evidence != 1 || s[0].Size != 7 {
+		t.Fatalf("%q, %v, %+v", kept, err, s)
 	}
 	text, err := os.ReadFile(kept[0])
 	if err != nil || !strings.Contains(string(text), l.sign(l.text(5))) || !strings.Contains(string(text), liar.sign(liar.text(5))) {
@@ -317,6 +317,13 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
 
+	// What has ended signs nothing, even if it is still asked.
+	w.Close()
+	if rec := post(w, renewed.request(4, 4)); rec.Code != 503 {
+		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+	w = newWitness(t, dir, c, renewed)
+
 	// Two at once would each believe that they are alone.
 	if w, err := New(Config{Name: "w", Key: ed25519.NewKeyFromSeed(make([]byte, 32)), Dir: dir, Logs: []string{l.vkey}}); err == nil {
 		w.Close()
@@ -338,11 +345,17 @@ func TestFullDisk(t *testing.T) {
 	if rec := post(w, l.request(0, 1)); rec.Code != 500 || strings.Contains(rec.Body.String(), dir) {
 		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
+	if s := w.Logs(); len(s) != 1 || s[0].Err == nil || s[0].Size != 0 || !s[0].At.IsZero() {
+		t.Errorf("%+v", s)
+	}
 	if err := os.Remove(block); err != nil {
 		t.Fatal(err)
 	}
 	if rec := post(w, l.request(0, 1)); rec.Code != 200 {
 		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+	if s := w.Logs(); s[0].Err != nil || s[0].Size != 1 || !s[0].At.Equal(time.Unix(1790000000, 0)) {
+		t.Errorf("%+v", s)
 	}
 }
 
