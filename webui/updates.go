@@ -61,6 +61,7 @@ type updatesView struct {
 	Away  bool // the updater does not answer
 	State updateState
 	Last  *attemptView
+	Stick string // what to do about one that is plugged in and can't be read
 	Facts []fact
 	Rows  []row
 	More  []fact // sources
@@ -148,6 +149,9 @@ func (v *visit) updates(b *api.Box) any {
 	view.Rows = append(view.Rows, row{"/updates/history", c.s("updates-history.title"), history})
 	for _, s := range u.Sources {
 		view.More = append(view.More, c.source(s))
+		if view.Stick == "" {
+			view.Stick = c.stick(s)
+		}
 	}
 	return view
 }
@@ -350,12 +354,28 @@ func (c catalogue) source(s api.UpdateSource) fact {
 		parts = append(parts, c.s("update.version", release(s.Version)))
 	}
 	switch {
+	case s.Cause != "":
+		parts = append(parts, c.s("update.source.unread"))
 	case s.Error != "":
 		parts = append(parts, c.s("update.source.silent", short(s.Error, 2*longestName)))
 	case s.Seen != nil:
 		parts = append(parts, c.s("update.source.seen", c.ago(*s.Seen)))
 	}
 	return fact{c.or("update-place."+s.Kind, s.Kind), strings.Join(parts, " · ")}
+}
+
+// stick says what to do about a stick that can't be read; empty: nothing.
+func (c catalogue) stick(s api.UpdateSource) string {
+	name := short(s.Name, longestName)
+	switch {
+	case s.Cause == "":
+		return ""
+	case s.Cause == api.StickFileSystem && s.System != "":
+		return c.s("updates.stick.system", name, short(s.System, longestName))
+	case s.Cause == api.StickFileSystem:
+		return c.s("updates.stick.file-system", name)
+	}
+	return c.s("updates.stick.damaged", name)
 }
 
 func (c catalogue) updateCause(cause, service string) string {

@@ -31,7 +31,7 @@ func updatesToShow(evil string) *api.Updates {
 		},
 		Problem: &api.UpdateProblem{Cause: "stale"},
 		Trust:   api.UpdateTrust{Project: root, Auditor: root},
-		Sources: []api.UpdateSource{{Kind: "usb", Name: "STICK" + evil, Version: "v1.4.0" + evil, Seen: &now}, {Kind: "mirror", Name: "https://x" + evil, Error: "no" + evil}},
+		Sources: []api.UpdateSource{{Kind: "usb", Name: "STICK" + evil, Version: "v1.4.0" + evil, Seen: &now}, {Kind: "mirror", Name: "https://x" + evil, Error: "no" + evil}, {Kind: "usb", Name: "ODD" + evil, Cause: api.StickFileSystem, System: "NTFS" + evil}},
 	}
 }
 
@@ -84,6 +84,35 @@ func TestEvidence(t *testing.T) {
 	} {
 		if en, de := english().evidence(tt.e), german().evidence(tt.e); en != tt.en || de != tt.de {
 			t.Errorf("%+v: %q and %q", tt.e, en, de)
+		}
+	}
+}
+
+// What is plugged in and can't be read is named with what to do.
+func TestUnreadSticks(t *testing.T) {
+	for _, tt := range []struct {
+		s      api.UpdateSource
+		en, de string
+	}{
+		{api.UpdateSource{Name: "A", Version: "v1"}, "", ""},
+		{
+			api.UpdateSource{Name: "A", Cause: api.StickFileSystem, System: "NTFS"},
+			"The box can't read the stick “A”, which is formatted as NTFS. If there is an update on it, copy it onto a stick that is formatted as exFAT or FAT32.",
+			"Die Box kann den Stick „A“ nicht lesen, er ist mit NTFS formatiert. Wenn ein Update darauf ist, kopier es auf einen Stick, der mit exFAT oder FAT32 formatiert ist.",
+		},
+		{
+			api.UpdateSource{Name: "A", Cause: api.StickFileSystem},
+			"The box can't read the stick “A”. If there is an update on it, copy it onto a stick that is formatted as exFAT or FAT32.",
+			"Die Box kann den Stick „A“ nicht lesen. Wenn ein Update darauf ist, kopier es auf einen Stick, der mit exFAT oder FAT32 formatiert ist.",
+		},
+		{
+			api.UpdateSource{Name: "A", Cause: api.StickDamaged, Error: "input/output error"},
+			"The stick “A” can't be read to its end. Copy the update onto it once more, or take another stick.",
+			"Der Stick „A“ lässt sich nicht bis zum Ende lesen. Kopier das Update noch einmal darauf, oder nimm einen anderen Stick.",
+		},
+	} {
+		if en, de := english().stick(tt.s), german().stick(tt.s); en != tt.en || de != tt.de {
+			t.Errorf("%+v: %q and %q", tt.s, en, de)
 		}
 	}
 }

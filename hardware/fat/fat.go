@@ -1,10 +1,12 @@
-// Package fat finds files on FAT12, FAT16 and FAT32 volumes and says where on the medium their bytes lie, so that a file
+// Package fat finds files on FAT12, FAT16, FAT32 and exFAT volumes and says where on the medium their bytes lie, so that a file
 // can be read without a mount, and be overwritten in place where no power cut can hurt the file system around it.
 //
-// It follows Microsoft's "FAT: General Overview of On-Disk Format", version 1.03 (fatgen103). It knows long and short names
-// and compares them without regard to case; short names outside of ASCII match nothing, as their code page is not
-// recorded. It never writes to the file system's own structures, and it is no checker: it refuses what it can't follow.
-// What it reads may be hostile: work and memory are bounded whatever the volume says.
+// It follows Microsoft's "FAT: General Overview of On-Disk Format", version 1.03 (fatgen103), and "exFAT file system
+// specification", revision 1.00 (exFAT). It knows long and short names and compares them without regard to case, by Unicode's
+// simple folding: an exFAT volume's own up-case table, which differs outside of ASCII at most, is not read; short names outside of
+// ASCII match nothing, as their code page is not recorded. Of a folder it reads 2 MiB, of a file 4 GiB at most. It never
+// writes to the file system's own structures, and it is no checker: it refuses what it can't follow. What it reads may be
+// hostile: work and memory are bounded whatever the volume says.
 package fat
 
 import (
@@ -58,7 +60,7 @@ func find(r io.ReaderAt, name string, limit int64) (File, error) {
 		if !at.folder {
 			return File{}, fmt.Errorf("find %s: %w", name, ErrNotFound)
 		}
-		if at, err = v.lookup(at.cluster, part); err != nil {
+		if at, err = v.lookup(at, part); err != nil {
 			return File{}, fmt.Errorf("find %s: %w", name, err)
 		}
 	}
@@ -72,12 +74,10 @@ func find(r io.ReaderAt, name string, limit int64) (File, error) {
 	if f.Size == 0 {
 		return f, nil
 	}
-	n := (f.Size + v.cluster - 1) / v.cluster
-	f.Extents, err = v.chain(at.cluster, n, true)
-	if err != nil {
+	if f.Extents, err = v.extents(at); err != nil {
 		return File{}, fmt.Errorf("find %s: %w", name, err)
 	}
-	f.Extents[len(f.Extents)-1].Length -= n*v.cluster - f.Size
+	f.Extents[len(f.Extents)-1].Length -= (v.cluster - f.Size%v.cluster) % v.cluster
 	return f, nil
 }
 
@@ -123,11 +123,12 @@ const rootFixed = 0
 // volume is what the boot sector says, in bytes.
 type volume struct {
 	r        io.ReaderAt
-	bits     int   // 12, 16 or 32
+	ex       bool  // exFAT
+	bits     int   // of a number in the FAT: 12, 16 or 32
 	table    int64 // offset of the active FAT
 	tableLen int64
 	fixed    Extent // root folder of FAT12 and FAT16
-	root     uint32 // its cluster on FAT32, else rootFixed
+	root     uint32 // its cluster on FAT32 and exFAT, else rootFixed
 	data     int64  // offset of cluster 2
 	cluster  int64  // size
 	last     uint32 // number of the last cluster
@@ -145,6 +146,9 @@ func open(r io.ReaderAt) (*volume, error) {
 			return nil, ErrNotFAT
 		}
 		return nil, err
+	}
+	if isExFAT(b) {
+		return openExFAT(r, b)
 	}
 	le := binary.LittleEndian
 	sector, perCluster := int64(le.Uint16(b[11:])), int64(b[13])
@@ -220,14 +224,16 @@ func (v *volume) next(n uint32) (next uint32, end bool, err error) {
 		}
 		next |= uint32(b) << (8 * i)
 	}
-	switch v.bits {
-	case 12:
+	switch {
+	case v.ex:
+		return next, next == exChainEnd, nil
+	case v.bits == 12:
 		if n%2 == 1 {
 			next >>= 4
 		}
 		next &= 0xfff
 		return next, next >= 0xff8, nil
-	case 16:
+	case v.bits == 16:
 		return next, next >= 0xfff8, nil
 	}
 	next &= 0x0fffffff
@@ -294,57 +300,89 @@ func (v *volume) chain(first uint32, n int64, exact bool) ([]Extent, error) {
 type entry struct {
 	folder  bool
 	cluster uint32
-	size    int64
+	size    int64 // of a folder on exFAT only
+	run     bool  // its clusters follow one another, and the FAT says nothing of them: exFAT
 }
 
-// lookup finds a name in the folder that starts at a cluster.
-func (v *volume) lookup(cluster uint32, name string) (entry, error) {
+// extents are the whole clusters of an entry with a size.
+func (v *volume) extents(e entry) ([]Extent, error) {
+	n := (e.size + v.cluster - 1) / v.cluster
+	if !e.run {
+		return v.chain(e.cluster, n, true)
+	}
+	if e.cluster < 2 || e.cluster > v.last || n > int64(v.last-e.cluster)+1 {
+		return nil, fmt.Errorf("%w: %d clusters from %d on", ErrDamaged, n, e.cluster)
+	}
+	return []Extent{{v.data + int64(e.cluster-2)*v.cluster, n * v.cluster}}, nil
+}
+
+// lookup finds a name in a folder.
+func (v *volume) lookup(in entry, name string) (entry, error) {
+	if v.ex {
+		return v.lookupEx(in, name)
+	}
 	extents := []Extent{v.fixed}
-	if cluster != rootFixed {
+	if in.cluster != rootFixed {
 		var err error
-		if extents, err = v.chain(cluster, max(1, maxFolder/v.cluster), false); err != nil {
+		if extents, err = v.chain(in.cluster, max(1, maxFolder/v.cluster), false); err != nil {
 			return entry{}, err
 		}
 	}
 	var long longName
+	var found entry
+	ok := false
+	err := v.entries(extents, func(b []byte) bool {
+		const volumeID, folder, longEntry = 0x08, 0x10, 0x0f
+		attr := b[11]
+		switch {
+		case b[0] == 0xe5: // deleted
+			long = longName{}
+		case attr&0x3f == longEntry:
+			long.add(b)
+		case attr&volumeID != 0:
+			long = longName{}
+		default:
+			if name != "" && (strings.EqualFold(long.of(b), name) || strings.EqualFold(shortName(b), name)) {
+				le := binary.LittleEndian
+				found = entry{folder: attr&folder != 0, cluster: uint32(le.Uint16(b[26:])), size: int64(le.Uint32(b[28:]))}
+				if v.bits == 32 {
+					found.cluster |= uint32(le.Uint16(b[20:])) << 16
+				}
+				if found.folder && found.cluster == 0 { // ".." of a folder in the root
+					found.cluster = v.root
+				}
+				ok = true
+			}
+			long = longName{}
+		}
+		return !ok
+	})
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	return found, err
+}
+
+// entries calls each with the entries of a folder, 32 bytes each, until it returns false, the first that was never used or
+// maxFolder.
+func (v *volume) entries(extents []Extent, each func(b []byte) bool) error {
+	buf, left := make([]byte, 4096), int64(maxFolder)
 	for _, e := range extents {
-		for at := int64(0); at < e.Length; {
-			buf := make([]byte, min(e.Length-at, 4096))
+		for at := int64(0); at < e.Length && left > 0; {
+			buf := buf[:min(e.Length-at, int64(len(buf)))]
 			if err := readFull(v.r, buf, e.Offset+at); err != nil {
-				return entry{}, err
+				return err
 			}
 			at += int64(len(buf))
+			left -= int64(len(buf))
 			for b := range slices.Chunk(buf, 32) {
-				if len(b) < 32 || b[0] == 0 { // no entries behind this one
-					return entry{}, ErrNotFound
-				}
-				const volumeID, folder, longEntry = 0x08, 0x10, 0x0f
-				attr := b[11]
-				switch {
-				case b[0] == 0xe5: // deleted
-					long = longName{}
-				case attr&0x3f == longEntry:
-					long.add(b)
-				case attr&volumeID != 0:
-					long = longName{}
-				default:
-					if name != "" && (strings.EqualFold(long.of(b), name) || strings.EqualFold(shortName(b), name)) {
-						le := binary.LittleEndian
-						found := entry{folder: attr&folder != 0, cluster: uint32(le.Uint16(b[26:])), size: int64(le.Uint32(b[28:]))}
-						if v.bits == 32 {
-							found.cluster |= uint32(le.Uint16(b[20:])) << 16
-						}
-						if found.folder && found.cluster == 0 { // ".." of a folder in the root
-							found.cluster = v.root
-						}
-						return found, nil
-					}
-					long = longName{}
+				if len(b) < 32 || b[0] == 0 || !each(b) {
+					return nil
 				}
 			}
 		}
 	}
-	return entry{}, ErrNotFound
+	return nil
 }
 
 // shortName is the name of 8 and 3 characters, "" if it is not in ASCII.
@@ -423,9 +461,13 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 	return fmt.Errorf("read %d bytes at %d: %w", len(b), off, err)
 }
 
-// End is the offset behind the last cluster of a volume that is in use: what lies there and beyond belongs to no file.
+// End is the offset behind the last cluster of a FAT volume that is in use: what lies there and beyond belongs to no file. An
+// exFAT volume, whose FAT doesn't tell, is ErrNotFAT.
 func End(r io.ReaderAt) (int64, error) {
 	v, err := open(r)
+	if err == nil && v.ex {
+		err = ErrNotFAT
+	}
 	if err != nil {
 		return 0, fmt.Errorf("end of the volume: %w", err)
 	}

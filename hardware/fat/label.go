@@ -5,12 +5,15 @@ import (
 	"strings"
 )
 
-// Label returns the label in the boot sector of the volume in r, "" for none: fatgen103, "BS_VolLab". It fails with ErrNotFAT or
-// ErrDamaged, or with what r fails with.
+// Label returns the label of the volume in r, "" for none: on FAT that in the boot sector (fatgen103, "BS_VolLab"), on exFAT that in
+// the root folder. It fails with ErrNotFAT or ErrDamaged, or with what r fails with.
 func Label(r io.ReaderAt) (string, error) {
 	v, err := open(r)
 	if err != nil {
 		return "", err
+	}
+	if v.ex {
+		return v.labelEx()
 	}
 	at := int64(43)
 	if v.bits == 32 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ import (
 
 // opener is what devices.sock hands out. The updater gets the parts of the boot medium that an update is written to: never the
 // root that runs, never the data partition, never the whole drive, and nothing to write while the release is on trial, for then
-// the idle slot is the one to go back to. The fetcher gets FAT volumes of other drives, to read.
+// the idle slot is the one to go back to. The fetcher gets FAT and exFAT volumes of other drives, to read.
 type opener struct {
 	box              *Box
 	updater, fetcher uint32
@@ -33,8 +34,8 @@ type opener struct {
 }
 
 type volumeSeen struct {
-	fat   bool
 	label string
+	other string // what it is instead of FAT or exFAT; empty: it is one of them
 }
 
 var _ devices.Opener = (*opener)(nil)
@@ -78,7 +79,7 @@ func (o *opener) Open(uid uint32, name string) (f, direct *os.File, err error) {
 	}
 	if usb {
 		for _, v := range o.volumes() {
-			if v.Name == name {
+			if v.Name == name && v.Other == "" {
 				return openBlock(filepath.Join(o.dev, strings.TrimPrefix(name, api.DeviceUSB)), os.O_RDONLY)
 			}
 		}
@@ -158,8 +159,8 @@ func (o *opener) List(uid uint32) []api.OpenDevice {
 
 const maxVolumes = 64
 
-// volumes are the FAT volumes on other drives than the boot medium that nobody has mounted. Drives that are made of others, such
-// as loop devices and arrays, don't count.
+// volumes are the FAT and exFAT volumes on other drives than the boot medium that nobody has mounted, and the drives that somebody
+// plugged in and that have none. Drives that are made of others, such as loop devices and arrays, don't count.
 func (o *opener) volumes() []api.OpenDevice {
 	m, err := o.box.boot()
 	if err != nil {
@@ -192,6 +193,7 @@ func (o *opener) volumes() []api.OpenDevice {
 		if len(parts) == 0 {
 			parts = []disk.Partition{{Name: d.Name(), Size: readNumber(filepath.Join(dir, "size")) * layout.SectorSize}}
 		}
+		known, other := false, ""
 		for _, p := range parts {
 			at := dir
 			if p.Number > 0 {
@@ -201,14 +203,25 @@ func (o *opener) volumes() []api.OpenDevice {
 				continue
 			}
 			key := p.Name + " " + seq
-			v, known := o.seen[key]
-			if !known {
+			v, seen := o.seen[key]
+			if !seen {
 				v = lookAt(filepath.Join(o.dev, p.Name))
 			}
 			now[key] = v
-			if v.fat && len(list) < maxVolumes {
+			if v.other != "" {
+				if other == "" || other == api.DeviceOtherUnknown {
+					other = v.other
+				}
+				continue
+			}
+			known = true
+			if len(list) < maxVolumes {
 				list = append(list, api.OpenDevice{Name: api.DeviceUSB + p.Name, Size: p.Size, Label: v.label, Model: model})
 			}
+		}
+		if !known && other != "" && plugged(dir) && len(list) < maxVolumes {
+			size := readNumber(filepath.Join(dir, "size")) * layout.SectorSize
+			list = append(list, api.OpenDevice{Name: api.DeviceUSB + d.Name(), Size: size, Model: model, Other: other})
 		}
 	}
 	o.seen = now
@@ -222,15 +235,47 @@ func virtual(dir string) bool {
 	return err != nil
 }
 
-// lookAt reads the boot sector, if it is one.
+// plugged tells whether a drive is one that people plug in and pull: Documentation/ABI/stable/sysfs-block, "removable", which discs
+// in USB cases are not.
+func plugged(dir string) bool {
+	if readNumber(filepath.Join(dir, "removable")) == 1 {
+		return true
+	}
+	path, err := filepath.EvalSymlinks(dir)
+	return err == nil && strings.Contains(path, "/usb")
+}
+
+// otherSystems are what tells other file systems, by where it is.
+var otherSystems = []struct {
+	at          int
+	magic, name string
+}{
+	{3, "NTFS    ", "NTFS"},
+	{32, "NXSB", "APFS"},
+	{1024, "H+", "HFS+"},
+	{1024, "HX", "HFS+"},
+	{1080, "\x53\xef", "ext4"}, // and its predecessors
+}
+
+// lookAt reads the start of a volume.
 func lookAt(path string) volumeSeen {
 	f, err := os.Open(path)
 	if err != nil {
-		return volumeSeen{}
+		return volumeSeen{other: api.DeviceOtherUnknown}
 	}
 	defer f.Close()
 	label, err := fat.Label(f)
-	return volumeSeen{err == nil, label}
+	if err == nil || errors.Is(err, fat.ErrDamaged) { // the latter is for the fetcher to say
+		return volumeSeen{label: label}
+	}
+	head := make([]byte, 2048)
+	n, _ := io.ReadFull(f, head)
+	for _, s := range otherSystems {
+		if bytes.HasPrefix(head[min(s.at, n):n], []byte(s.magic)) {
+			return volumeSeen{other: s.name}
+		}
+	}
+	return volumeSeen{other: api.DeviceOtherUnknown}
 }
 
 // mountedDevices returns the devices that file systems are mounted from, as "major:minor": proc_pid_mountinfo(5).

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +21,7 @@ const updaterUID, fetcherUID, otherUID = 207, 206, 204
 type fakeDrive struct {
 	name, model string
 	virtual     bool
+	pulls       bool // a removable one
 	seq         int
 	parts       []string // names of what is put on each of its partitions; on itself if it has none
 	on          string
@@ -42,6 +45,10 @@ func bench(t *testing.T, table layout.Table, mounted []string, drives ...fakeDri
 	if err != nil {
 		t.Fatal(err)
 	}
+	on := map[string]string{
+		"fat": string(stick), "ext4": string(made(t, "mkfs.ext4", "-q", "-F")), "exfat": string(made(t, "mkfs.exfat", "-b", "4K", "-c", "512", "-L", "Fotos 64")),
+		"ntfs": "\xeb\x52\x90NTFS    ", "else": strings.Repeat("x", 4096), "": "",
+	}
 	for i, d := range drives {
 		at := filepath.Join(o.sys, "block", d.name)
 		write(filepath.Join(at, "size"), "8192\n")
@@ -51,7 +58,9 @@ func bench(t *testing.T, table layout.Table, mounted []string, drives ...fakeDri
 			write(filepath.Join(at, "device/model"), d.model+"\n")
 			write(filepath.Join(at, "device/vendor"), "Acme    \n")
 		}
-		on := map[string]string{"fat": string(stick), "ext4": strings.Repeat("x", 4096), "": ""}
+		if d.pulls {
+			write(filepath.Join(at, "removable"), "1\n")
+		}
 		write(filepath.Join(o.dev, d.name), on[d.on])
 		for n, what := range d.parts {
 			p := fmt.Sprint(d.name, n+1)
@@ -77,6 +86,27 @@ func bench(t *testing.T, table layout.Table, mounted []string, drives ...fakeDri
 	o.box = startOf(t, t.TempDir(), "/nonexistent", f, layout.SlotA)
 	o.box.medium = &medium{sys: o.sys, dev: o.dev, disk: disk.Disk{Name: "vda", Model: "Card"}, table: table, running: layout.SlotA}
 	return o
+}
+
+// made is a small file system.
+func made(t *testing.T, tool string, args ...string) []byte {
+	t.Helper()
+	img := filepath.Join(t.TempDir(), "img")
+	if err := errors.Join(os.WriteFile(img, nil, 0o600), os.Truncate(img, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	path, err := exec.LookPath(tool)
+	if err != nil {
+		path = "/usr/sbin/" + tool
+	}
+	if out, err := exec.Command(path, append(args, img)...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", tool, err, out)
+	}
+	b, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func names(list []api.OpenDevice) string {
@@ -201,6 +231,27 @@ func TestOpenerSticks(t *testing.T) {
 	}
 	if _, _, err := o.Open(fetcherUID, "usb/sdc"); !errors.Is(err, errNoDevice) {
 		t.Error(err)
+	}
+	// What somebody plugs in and the box can't read is told of, once for a drive, and not opened.
+	o = bench(t, layout.GPT, nil,
+		fakeDrive{name: "vda", parts: []string{"fat", "ext4", "ext4", "ext4"}},
+		fakeDrive{name: "sda", seq: 1, pulls: true, parts: []string{"exfat", "else"}},
+		fakeDrive{name: "sdb", model: "Backup", seq: 2, pulls: true, parts: []string{"else", "ntfs", "ext4"}},
+		fakeDrive{name: "sdc", seq: 3, pulls: true, on: "ext4"},
+		fakeDrive{name: "sdd", seq: 4, pulls: true, on: "else"},
+		fakeDrive{name: "sde", seq: 5, pulls: true, on: ""},
+		fakeDrive{name: "sdf", seq: 6, parts: []string{"ntfs"}},
+	)
+	var got []string
+	for _, d := range o.List(fetcherUID) {
+		got = append(got, d.Name+" "+d.Label+d.Other)
+		if _, _, err := o.Open(fetcherUID, d.Name); (err != nil) != (d.Other != "") {
+			t.Errorf("%s: %v", d.Name, err)
+		}
+	}
+	want := []string{"usb/sda1 Fotos 64", "usb/sdb NTFS", "usb/sdc ext4", "usb/sdd unknown", "usb/sde unknown"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 	// From nowhere: what is not the boot medium can't be told.
 	o.box.medium = nil

@@ -4,15 +4,18 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/hardware/fat/fattest"
 	"github.com/croft-os/croft/hardware/layout"
 	"github.com/croft-os/croft/scripts/qemu"
 	"github.com/croft-os/croft/services/api"
@@ -48,18 +51,17 @@ func slotless(t *testing.T) string {
 	return img
 }
 
-// stick is a USB stick with a file.
+// stick is a USB stick with a file, formatted as large ones are.
 func stick(t *testing.T, name string, content []byte) qemu.Disk {
 	t.Helper()
-	dir := t.TempDir()
-	path, src := filepath.Join(dir, "stick.img"), filepath.Join(dir, name)
-	if err := os.WriteFile(src, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := run(t.Context(), "mkfs.fat", "-n", "UPDATES", "-C", path, fmt.Sprint(len(content)>>10+32<<10)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := run(t.Context(), "mcopy", "-i", path, src, "::"+name); err != nil {
+	return qemu.Disk{Path: fattest.Files(t, "UPDATES", map[string][]byte{name: content}), USB: true}
+}
+
+// foreignStick is one that the box can't read.
+func foreignStick(t *testing.T) qemu.Disk {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ntfs.img")
+	if err := errors.Join(os.WriteFile(path, []byte("\xeb\x52\x90NTFS    "), 0o600), os.Truncate(path, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
 	return qemu.Disk{Path: path, USB: true}
@@ -123,7 +125,7 @@ func TestRescueSystem(t *testing.T) {
 	r := add(t, p, good, 2)
 	img := slotless(t)
 	o := qemu.Options{
-		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize), stick(t, "croft-pc.zip", p.Bundle(qemu.PC, release.Stable))},
+		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize), stick(t, "croft-pc.zip", p.Bundle(qemu.PC, release.Stable)), foreignStick(t)},
 		NICs: []qemu.NIC{{}}, Vars: filepath.Join(t.TempDir(), "vars.fd"), Watchdog: true, Memory: 768,
 	}
 	b := start(t, o)
@@ -143,6 +145,9 @@ func TestRescueSystem(t *testing.T) {
 		}
 		if u.Offer == nil || u.Offer.Number != 2 {
 			return fmt.Errorf("state %s, offer %+v, problem %+v, sources %+v", u.State, u.Offer, u.Problem, u.Sources)
+		}
+		if !slices.ContainsFunc(u.Sources, func(s api.UpdateSource) bool { return s.Cause == api.StickFileSystem && s.System == "NTFS" }) {
+			return fmt.Errorf("nothing of the stick that can't be read: %+v", u.Sources)
 		}
 		return nil
 	})

@@ -180,7 +180,15 @@ type UpdateSource struct {
 	Version string     `json:"version"`         // newest release that it offered; not verified for all kinds
 	Seen    *time.Time `json:"seen,omitempty"`  // when it last answered
 	Error   string     `json:"error,omitempty"` // of the last try
+	Cause   string     `json:"cause,omitempty"` // why nothing can be had from a stick: one of Stick…
+	System  string     `json:"system,omitempty"` // file system that the box does not read, such as "NTFS"; empty: not known
 }
+
+// Why nothing can be had from a stick.
+const (
+	StickFileSystem = "file-system" // neither FAT nor exFAT
+	StickDamaged    = "damaged"
+)
 
 // UpdateTrust is whom the box follows.
 type UpdateTrust struct {
@@ -262,12 +270,16 @@ const (
 	DeviceUSB      = "usb/"      // + name of a partition or drive that is not the medium, such as "usb/sda1", to read
 )
 
+// DeviceOtherUnknown is the OpenDevice.Other of a stick with who knows what on it.
+const DeviceOtherUnknown = "unknown"
+
 // OpenDevice is one line of the answer to "list" on devices.sock.
 type OpenDevice struct {
 	Name  string `json:"name"`            // to open it by, such as "usb/sda1"
 	Size  int64  `json:"size"`            // bytes
-	Label string `json:"label,omitempty"` // of the FAT on it
+	Label string `json:"label,omitempty"` // of the FAT or exFAT on it
 	Model string `json:"model,omitempty"` // of its drive
+	Other string `json:"other,omitempty"` // file system in their place, such as "NTFS" or DeviceOtherUnknown: it can't be opened
 }
 
 // Peer is a box on the LAN that shares releases: one of the answer to GET /v1/peers on discovery's socket. Nothing of it is

@@ -6,7 +6,7 @@
 // worst that a taken-over fetcher can do is to bring nothing. It verifies for itself, too (updater/fetch, updater/trust), so that no
 // liar fills the medium or hides what others have, and so that neighbours get nothing but what is signed.
 //
-// Limits: it looks for sticks every few seconds; it knows FAT file systems only; the newest version that a source shows in State
+// Limits: it looks for sticks every few seconds; it knows the file systems FAT and exFAT only; the newest version that a source shows in State
 // is what that source says.
 package fetcher
 
@@ -253,7 +253,7 @@ func key(kind, name string) string { return kind + " " + name }
 func (s *service) learn(k api.UpdateSource) {
 	old := s.known[key(k.Kind, k.Name)]
 	s.known[key(k.Kind, k.Name)] = k
-	if old.Version != k.Version || old.Error != k.Error || (old.Seen == nil) != (k.Seen == nil) || old.Kind == "" {
+	if old.Version != k.Version || old.Error != k.Error || old.Cause != k.Cause || (old.Seen == nil) != (k.Seen == nil) || old.Kind == "" {
 		s.touch()
 	}
 }

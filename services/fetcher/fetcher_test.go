@@ -15,11 +15,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/hardware/fat/fattest"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/services/daemon/devices"
@@ -581,20 +583,39 @@ func TestSticks(t *testing.T) {
 	}
 	p := quick(t, publishtest.Options{})
 	r := p.AddRelease("pc", 3, "v3", fetchtest.Bytes(1, 1<<20), fetchtest.Bytes(2, 9<<20))
+	bundle := p.Bundle("pc", release.Stable)
+	// All of more than 32 GB are exFAT.
+	big := newBox(t, Config{Root: p.Root()})
+	big.plug("usb/sda1", "BIG", fattest.Files(t, "BIG", map[string][]byte{"croft-pc.zip": bundle}))
+	odd := newBox(t, Config{})
+	odd.plug("usb/sdd1", "TORN", makeStick(t, "", map[string][]byte{"croft-pc.zip": bundle[:1<<20]}))
+	odd.mu.Lock()
+	odd.usb["usb/sde"] = api.OpenDevice{Name: "usb/sde", Model: "Acme Stick", Other: "NTFS"}
+	odd.usb["usb/sdf"] = api.OpenDevice{Name: "usb/sdf", Other: api.DeviceOtherUnknown}
+	odd.mu.Unlock()
 	b := newBox(t, Config{Root: p.Root()})
 	b.plug("usb/sda1", "PICTURES", makeStick(t, "", map[string][]byte{"holiday.jpg": []byte("x")}))
 	b.plug("usb/sdb", "", os.DevNull)
 	b.plug("usb/sdc1", "UPDATES", makeStick(t, p.Dir(), nil))
-	st := b.state("the stick", func(s State) bool { return find(s.Sources, "usb") != nil })
-	if len(st.Sources) != 1 || st.Sources[0].Name != "UPDATES" || st.Sources[0].Version != "v3" {
+	st := b.state("the stick", func(s State) bool { return len(s.Sources) == 2 })
+	if st.Sources[0].Name != "UPDATES" || st.Sources[0].Version != "v3" || st.Sources[1].Name != "usb/sdb" || st.Sources[1].Cause != api.StickDamaged {
 		t.Errorf("%+v", st.Sources)
 	}
+	b.unplug("usb/sdb")
 	if s := b.refresh(RefreshRequest{}); len(s) != 1 || s[0] != (SourceResult{Kind: "usb", Name: "UPDATES"}) {
 		t.Errorf("%+v", s)
 	}
 	if got := b.believes(p.Root(), ""); got != "pc v3" {
 		t.Errorf("believes %q", got)
 	}
+	big.state("the exFAT stick", func(s State) bool { return find(s.Sources, "usb") != nil })
+	if s := big.refresh(RefreshRequest{}); len(s) != 1 || s[0] != (SourceResult{Kind: "usb", Name: "BIG/croft-pc.zip"}) {
+		t.Errorf("%+v", s)
+	}
+	if err := big.Fetch(t.Context(), FetchRequest{Blobs: wants(r)[:2]}, nil); err != nil {
+		t.Fatal(err)
+	}
+	big.holds(wants(r)[:2], p.Dir())
 	// Pulled in the middle, and plugged in again, now with a bundle.
 	image := b.images["usb/sdc1"]
 	pulled := false
@@ -618,6 +639,19 @@ func TestSticks(t *testing.T) {
 	if err := b.Fetch(t.Context(), FetchRequest{Blobs: wants(r)[:2]}, nil); err != nil {
 		t.Fatal(err)
 	}
+	// What can't be read is told of, until it is pulled.
+	st = odd.state("what can't be read", func(s State) bool { return len(s.Sources) == 3 })
+	want := []api.UpdateSource{
+		{Kind: "usb", Name: "Acme Stick", Cause: api.StickFileSystem, System: "NTFS"},
+		{Kind: "usb", Name: "TORN", Cause: api.StickDamaged, Error: st.Sources[1].Error},
+		{Kind: "usb", Name: "usb/sdf", Cause: api.StickFileSystem},
+	}
+	if !slices.Equal(st.Sources, want) || st.Sources[1].Error == "" {
+		t.Errorf("%+v", st.Sources)
+	}
+	for _, name := range []string{"usb/sdd1", "usb/sde", "usb/sdf"} {
+		odd.unplug(name)
+	}
 	// Another family's stick.
 	p.AddRelease("rpi", 4, "v4", []byte("b"), []byte("r"))
 	wrong := newBox(t, Config{Root: p.Root(), Board: "rpi"})
@@ -626,6 +660,7 @@ func TestSticks(t *testing.T) {
 	pc.AddRelease("pc", 1, "v1", []byte("b"), []byte("r"))
 	wrong.plug("usb/sdb1", "FOREIGN", makeStick(t, pc.Dir(), nil))
 	wrong.state("the foreign stick", func(s State) bool { return find(s.Sources, "usb") != nil })
+	odd.state("nothing", func(s State) bool { return len(s.Sources) == 0 })
 	if s := wrong.refresh(RefreshRequest{Root: pc.Root()}); len(s) != 1 || s[0].Name != "FOREIGN" || s[0].Cause != "wrong-board" {
 		t.Errorf("%+v", s)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -203,6 +204,7 @@ func (s *service) deleteUpload(w http.ResponseWriter, r *http.Request) {
 type stick struct {
 	device  api.OpenDevice
 	sources []fetch.Source // none: there is no update on it
+	names   []string       // under which State tells of it
 	again   time.Time      // when to look at it again
 }
 
@@ -251,14 +253,14 @@ func (s *service) plugged(ctx context.Context, list []api.OpenDevice) {
 		if here[name] != st.device {
 			gone = append(gone, st)
 			delete(s.sticks, name)
-			for _, src := range st.sources {
-				s.forget(src.Kind(), src.Name())
+			for _, n := range st.names {
+				s.forget(fetch.KindUSB, n)
 			}
 		}
 	}
 	var look []api.OpenDevice
 	for name, d := range here {
-		if st := s.sticks[name]; st == nil || len(st.sources) == 0 && time.Now().After(st.again) {
+		if st := s.sticks[name]; st == nil || len(st.sources) == 0 && d.Other == "" && time.Now().After(st.again) {
 			look = append(look, d)
 		}
 	}
@@ -270,11 +272,18 @@ func (s *service) plugged(ctx context.Context, list []api.OpenDevice) {
 	}
 	for _, d := range look {
 		st := &stick{device: d, again: time.Now().Add(againAfter)}
-		var err error
-		if st.sources, err = s.openStick(ctx, d); err != nil && !errors.Is(err, fetch.ErrNotFound) {
-			s.log.Info("can't read what is plugged in", "device", d.Name, "err", err)
-		}
 		var seen []api.UpdateSource
+		var err error
+		if d.Other != "" {
+			k := api.UpdateSource{Kind: fetch.KindUSB, Name: stickName(d), Cause: api.StickFileSystem}
+			if d.Other != api.DeviceOtherUnknown {
+				k.System = d.Other
+			}
+			seen = append(seen, k)
+		} else if st.sources, err = s.openStick(ctx, d); err != nil && !errors.Is(err, fetch.ErrNotFound) {
+			s.log.Info("can't read what is plugged in", "device", d.Name, "err", err)
+			seen = append(seen, api.UpdateSource{Kind: fetch.KindUSB, Name: stickName(d), Cause: api.StickDamaged, Error: err.Error()})
+		}
 		for _, src := range st.sources {
 			now := time.Now().UTC().Round(time.Second)
 			version, err := fetch.Peek(ctx, src, s.cfg.Board, release.Beta)
@@ -285,12 +294,25 @@ func (s *service) plugged(ctx context.Context, list []api.OpenDevice) {
 			seen = append(seen, k)
 		}
 		s.mu.Lock()
+		if old := s.sticks[d.Name]; old != nil {
+			for _, n := range old.names {
+				if !slices.ContainsFunc(seen, func(k api.UpdateSource) bool { return k.Name == n }) {
+					s.forget(fetch.KindUSB, n)
+				}
+			}
+		}
 		s.sticks[d.Name] = st
 		for _, k := range seen {
 			s.learn(k)
+			st.names = append(st.names, k.Name)
 		}
 		s.mu.Unlock()
 	}
+}
+
+// stickName is what a stick is called.
+func stickName(d api.OpenDevice) string {
+	return cmp.Or(cleanName(strings.TrimSpace(d.Label)), cleanName(strings.TrimSpace(d.Model)), d.Name)
 }
 
 func (s *service) openStick(ctx context.Context, d api.OpenDevice) ([]fetch.Source, error) {
@@ -298,6 +320,5 @@ func (s *service) openStick(ctx context.Context, d api.OpenDevice) ([]fetch.Sour
 	if err != nil {
 		return nil, err
 	}
-	name := cmp.Or(cleanName(strings.TrimSpace(d.Label)), cleanName(strings.TrimSpace(d.Model)), d.Name)
-	return fetch.OpenVolume(fetch.KindUSB, name, dev, dev, s.cfg.Board)
+	return fetch.OpenVolume(fetch.KindUSB, stickName(d), dev, dev, s.cfg.Board)
 }

@@ -1,6 +1,6 @@
 // Package fetch gets the files of a repository (docs/release-format.md) from where they lie, and keeps them.
 //
-// A Source is a place of them: a web server or a neighbour's box (HTTP), the FAT file system of a stick, a bundle, a folder. A
+// A Source is a place of them: a web server or a neighbour's box (HTTP), the FAT or exFAT file system of a stick, a bundle, a folder. A
 // Store is a folder of them on the box's medium, of bounded size, that survives power cuts and full disks. Mirror brings a
 // store up to date from a source, as far as package trust believes what it says. Fetch fetches blobs into a store from several
 // sources, frame by frame, and goes on without the ones that lie, cut short, stall or vanish.

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/hardware/fat/fattest"
 	"github.com/croft-os/croft/updater/fetch"
 	"github.com/croft-os/croft/updater/fetch/fetchtest"
 )
@@ -217,6 +218,20 @@ func TestVolumeWithBundle(t *testing.T) {
 		})
 		list := openVolume(t, img, "pc")
 		if len(list) != 1 || list[0].Name() != "STICK/croft-pc.zip" {
+			t.Fatalf("%d sources", len(list))
+		}
+		return list[0]
+	})
+}
+
+func TestVolumeExFAT(t *testing.T) {
+	fetchtest.Test(t, func(t *testing.T, files map[string][]byte) fetch.Source {
+		tree := map[string][]byte{"croft-rpi.zip": []byte("for another")}
+		for p, b := range withStrangers(files) {
+			tree["croft/"+p] = b
+		}
+		list := openVolume(t, fattest.Files(t, "STICK", tree), "pc")
+		if len(list) != 1 {
 			t.Fatalf("%d sources", len(list))
 		}
 		return list[0]

@@ -15,7 +15,7 @@ import (
 // volumeFolder is where a stick carries the tree of a repository.
 const volumeFolder = "croft/"
 
-// volume is the tree of a repository in a folder of a FAT volume.
+// volume is the tree of a repository in a folder of a FAT or exFAT volume.
 type volume struct {
 	kind, name string
 	r          io.ReaderAt
@@ -27,7 +27,7 @@ type volume struct {
 	found  fat.File
 }
 
-// OpenVolume returns what the FAT volume in r has of repositories: the tree in its folder "croft", the bundles of those boards in
+// OpenVolume returns what the FAT or exFAT volume in r has of repositories: the tree in its folder "croft", the bundles of those boards in
 // its root folder, in this order. With none it fails with ErrNotFound. The volume may be hostile, and vanish at any time. Closing
 // all of the sources closes c.
 func OpenVolume(kind, name string, r io.ReaderAt, c io.Closer, boards ...string) ([]Source, error) {
@@ -150,7 +150,7 @@ func (v *volume) ReadRange(ctx context.Context, path string, off int64, p []byte
 	return inPieces(ctx, p, func(at int64, p []byte) error { return readAt(r, path, off+at, p) })
 }
 
-// extents reads a file of a FAT volume at any place.
+// extents reads a file of a volume at any place.
 type extents struct {
 	r     io.ReaderAt
 	size  int64
