@@ -175,12 +175,12 @@ type UpdateProblem struct {
 
 // UpdateSource is a place that releases come from.
 type UpdateSource struct {
-	Kind    string     `json:"kind"`            // "mirror", "neighbour", "usb" or "file"
-	Name    string     `json:"name"`            // URL, name of a box, label of a stick, name of a file
-	Version string     `json:"version"`         // newest release that it offered; not verified for all kinds
-	Seen    *time.Time `json:"seen,omitempty"`  // when it last answered
-	Error   string     `json:"error,omitempty"` // of the last try
-	Cause   string     `json:"cause,omitempty"` // why nothing can be had from a stick: one of Stick…
+	Kind    string     `json:"kind"`             // "mirror", "neighbour", "usb" or "file"
+	Name    string     `json:"name"`             // URL, name of a box, label of a stick, name of a file
+	Version string     `json:"version"`          // newest release that it offered; not verified for all kinds
+	Seen    *time.Time `json:"seen,omitempty"`   // when it last answered
+	Error   string     `json:"error,omitempty"`  // of the last try
+	Cause   string     `json:"cause,omitempty"`  // why nothing can be had from a stick: one of Stick…
 	System  string     `json:"system,omitempty"` // file system that the box does not read, such as "NTFS"; empty: not known
 }
 
