@@ -20,6 +20,7 @@ type Boot struct {
 	// Part is where the boot part of a release is, and Own what in it belongs to the slot: the command line's file.
 	Part, Own Place
 	Rescue    bool // it is a rescue system, whose root is in memory; Root and Part are empty
+	Walked    bool // the boot code was sent to another partition, which can't be started
 }
 
 // kernelRoot finds the root that a command line names, as Linux does: its partition, with a squashfs that lies within.

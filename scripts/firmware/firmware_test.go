@@ -1,8 +1,10 @@
 package firmware
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,11 +37,22 @@ func eachTable(t *testing.T, f func(t *testing.T, table layout.Table)) {
 
 func silent(slots.Step, int64, int64) {}
 
+// rescue is what started returns of a rescue system, stopped of boot code that finds nothing.
+const (
+	rescue  = "rescue"
+	stopped = "stopped"
+)
+
 // started is what a machine starts of some releases; "" and the reason if none.
-func started(l *Lab, d *faults.Disk, s Start, trial layout.Slot, known ...*Made) (string, error) {
+func started(d *faults.Disk, s Start, trial layout.Slot, known ...*Made) (string, error) {
 	b, err := s.Boot(d, d.Size(), trial)
-	if err != nil {
+	switch {
+	case errors.Is(err, errStops):
+		return stopped, err
+	case err != nil:
 		return "", err
+	case b.Rescue:
+		return rescue, nil
 	}
 	for _, k := range known {
 		if r, err := b.Identify(d, k.Release); err == nil {
@@ -66,10 +79,10 @@ func TestLife(t *testing.T) {
 		want := func(when, normal, trial string, slot layout.Slot) {
 			t.Helper()
 			for _, s := range l.Starts() {
-				if got, err := started(l, d, s, "", l.First, second, third); got != normal {
+				if got, err := started(d, s, "", l.First, second, third); got != normal {
 					t.Errorf("%s: %s starts %q, want %s: %v", when, s.Name, got, normal, err)
 				}
-				if got, err := started(l, d, s, slot, l.First, second, third); trial != "" && got != trial {
+				if got, err := started(d, s, slot, l.First, second, third); trial != "" && got != trial {
 					t.Errorf("%s: %s tries %q, want %s: %v", when, s.Name, got, trial, err)
 				}
 			}
@@ -131,7 +144,10 @@ func TestReasons(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, s := range l.Starts() {
-				got, err := started(l, d, s, "", l.First)
+				got, err := started(d, s, "", l.First)
+				if got == rescue && tc.name == "boot partition" && s.model.walks() != stops {
+					continue
+				}
 				if (got == "v1.1") != tc.starts || !tc.starts && (err == nil || !strings.Contains(err.Error(), tc.reason)) {
 					t.Errorf("%s: %s starts %q: %v", tc.name, s.Name, got, err)
 				}
@@ -143,15 +159,109 @@ func TestReasons(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range l.Starts() {
-			if got, err := started(l, d, s, "", l.First); got != "" || err == nil {
+			if got, err := started(d, s, "", l.First); got != "" || err == nil {
 				t.Errorf("%s takes a changed root for %q", s.Name, got)
 			}
 		}
 	})
 }
 
+// invalid makes a slot one that is not started, as an update does first.
+func (l *Lab) invalid(t *testing.T, d *faults.Disk, slot layout.Slot) {
+	t.Helper()
+	content, at := make([]byte, 512), l.Layout.Partition(l.Layout.Boot[slot]).Start
+	if l.Layout.Table == layout.GPT {
+		first := l.Layout.Partition(l.Layout.First)
+		e, err := fat.Find(slots.Window{D: disk{d}, Start: first.Start, Len: first.Size}, slots.CmdlineFile(l.Layout.Table, slot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, at = slots.BlankEntry(), first.Start+e.Extents[0].Offset
+	}
+	if err := d.Write(content, at, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unselected renames autoboot.txt, as an owner does who wants the rescue system.
+func (l *Lab) unselected(t *testing.T, d *faults.Disk) {
+	t.Helper()
+	p := l.Layout.Partition(l.Layout.First)
+	b := make([]byte, p.Size)
+	if _, err := d.ReadAt(b, p.Start); err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(b, []byte("a\x00u\x00t\x00o\x00b\x00"))
+	if err := d.Write([]byte("x"), p.Start+int64(at), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fat.Find(slots.Window{D: disk{d}, Start: p.Start, Len: p.Size}, "xutoboot.txt"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRescue: the rescue system starts where neither slot is valid and the boot code looks any further, and where a Raspberry Pi's owner
+// took autoboot.txt away; never where the committed slot is valid.
+func TestRescue(t *testing.T) {
+	eachTable(t, func(t *testing.T, table layout.Table) {
+		l := lab(t, table, tiny)
+		second, err := l.Release()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Medium(l.Disk, layout.SlotA).Install(t.Context(), second.Release, second.Fill, silent); err != nil {
+			t.Fatal(err)
+		}
+		const a, b = layout.SlotA, layout.SlotB
+		for _, tc := range []struct {
+			name      string
+			committed layout.Slot
+			invalid   []layout.Slot
+			away      bool
+			uefi      string
+			walks     map[walk]string
+		}{
+			{"both are valid", a, nil, false, "v1.1", map[walk]string{stops: "v1.1", fromNext: "v1.1", fromFirst: "v1.1"}},
+			{"both are valid, B committed", b, nil, false, "v1.2", map[walk]string{stops: "v1.2", fromNext: "v1.2", fromFirst: "v1.2"}},
+			{"B is invalid", a, []layout.Slot{b}, false, "v1.1", map[walk]string{stops: "v1.1", fromNext: "v1.1", fromFirst: "v1.1"}},
+			{"A is invalid, B committed", b, []layout.Slot{a}, false, "v1.2", map[walk]string{stops: "v1.2", fromNext: "v1.2", fromFirst: "v1.2"}},
+			{"neither is", a, []layout.Slot{a, b}, false, rescue, map[walk]string{stops: stopped, fromNext: rescue, fromFirst: rescue}},
+			{"neither is, B committed", b, []layout.Slot{a, b}, false, rescue, map[walk]string{stops: stopped, fromNext: rescue, fromFirst: rescue}},
+			{"the committed one is lost", a, []layout.Slot{a}, false, "v1.2", map[walk]string{stops: stopped, fromNext: "v1.2", fromFirst: rescue}},
+			{"the committed one is lost, B", b, []layout.Slot{b}, false, "v1.1", map[walk]string{stops: stopped, fromNext: rescue, fromFirst: rescue}},
+			{"the owner asks", a, nil, true, "", map[walk]string{stops: rescue, fromNext: rescue, fromFirst: rescue}},
+			{"the owner asks, and neither is", a, []layout.Slot{a, b}, true, "", map[walk]string{stops: rescue, fromNext: rescue, fromFirst: rescue}},
+		} {
+			if tc.away && table == layout.GPT {
+				continue
+			}
+			d := l.Disk.Fork()
+			if tc.committed == b {
+				if err := l.Medium(d, a).Commit(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, slot := range tc.invalid {
+				l.invalid(t, d, slot)
+			}
+			if tc.away {
+				l.unselected(t, d)
+			}
+			for _, s := range l.AllStarts() {
+				want := tc.uefi
+				if s.model != "" {
+					want = tc.walks[s.model.walks()]
+				}
+				if got, err := started(d, s, "", l.First, second); got != want {
+					t.Errorf("%s: %s starts %q, want %q: %v", tc.name, s.Name, got, want, err)
+				}
+			}
+		}
+	})
+}
+
 // TestImages asks the models about the images in CROFT_OUT: slot A starts, on every machine, and as soon as another release is in slot B,
-// that is what a trial starts.
+// that is what a trial starts; without slot A, the rescue system.
 func TestImages(t *testing.T) {
 	dir := os.Getenv("CROFT_OUT")
 	if dir == "" {
@@ -184,6 +294,17 @@ func TestImages(t *testing.T) {
 					if _, err := boot.Identify(disk, next.Release); want == "b" && err != nil {
 						t.Errorf("%s: %v", s.Name, err)
 					}
+				}
+			}
+			lost := d.Fork()
+			l.invalid(t, lost, layout.SlotA)
+			for _, s := range l.AllStarts() {
+				want := rescue
+				if s.model != "" && s.model.walks() == stops {
+					want = stopped
+				}
+				if got, err := started(lost, s, ""); got != want {
+					t.Errorf("without a slot, %s starts %q, want %q: %v", s.Name, got, want, err)
 				}
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -131,16 +132,32 @@ func program(n int64, fill []byte) []byte {
 	return append(b, fill[:n-int64(len(b))]...)
 }
 
+// rescueCmdline is the lab's rescue system's.
+const rescueCmdline = "panic=10 croft.version=v1.0"
+
+// piFiles are the files of a partition that Raspberry Pis start from.
+func piFiles(kernel []byte, config string, cmdline []byte) map[string][]byte {
+	return map[string][]byte{
+		"config.txt": []byte("[all]\narm_64bit=1\nkernel=vmlinuz\n" + config), "cmdline.txt": cmdline, "vmlinuz": kernel,
+		"start.elf": []byte("\x7fELF 3"), "start4.elf": []byte("\x7fELF 4"), "bcm2712-rpi-5-b.dtb": []byte("tree"),
+	}
+}
+
 func (l *Lab) firstFiles() map[string][]byte {
 	files := map[string][]byte{
 		"croft.txt": bytes.Repeat([]byte{'\n'}, 512), "croft.json": bytes.Repeat([]byte{' '}, 4096),
 		slots.CommitFile(l.Layout.Table): slots.CommitContent(l.Layout.Table, layout.SlotB),
 	}
+	files["rescue.cpio.zst"] = []byte("initramfs")
 	if l.Layout.Table == layout.MBR {
-		files["bootcode.bin"], files["config.txt"] = []byte("boot code"), []byte("# none\n")
+		maps.Copy(files, piFiles([]byte("\x1f\x8b rescue"), "initramfs rescue.cpio.zst followkernel\n", []byte(rescueCmdline+"\n")))
+		files["bootcode.bin"] = []byte("boot code")
 		return files
 	}
 	files["EFI/BOOT/BOOTX64.EFI"] = program(1024, make([]byte, 1024))
+	files["rescue-vmlinuz"] = program(1024, make([]byte, 1024))
+	files["loader/entries/croft-rescue.conf"] = []byte("title Rescue\nsort-key croft-rescue\nversion v1\nlinux /rescue-vmlinuz\n" +
+		"initrd /rescue.cpio.zst\noptions " + rescueCmdline + "\n")
 	for _, slot := range []layout.Slot{layout.SlotA, layout.SlotB} {
 		files[slots.CmdlineFile(layout.GPT, slot)] = slots.BlankEntry()
 		files[slots.KernelFile(slot)] = make([]byte, l.size.Room)
@@ -167,10 +184,7 @@ func (l *Lab) Release() (*Made, error) {
 	m := &Made{Parts: map[string][]byte{slots.PartRoot: root, slots.PartBoot: kernel}}
 	if l.Layout.Table == layout.MBR {
 		copy(kernel, "\x1f\x8b")
-		whole := formatFAT(labVolume, map[string][]byte{
-			"config.txt": []byte("[all]\narm_64bit=1\nkernel=vmlinuz\n"), "cmdline.txt": slots.BlankCmdline(512), "vmlinuz": kernel,
-			"start.elf": []byte("\x7fELF 3"), "start4.elf": []byte("\x7fELF 4"),
-		})
+		whole := formatFAT(labVolume, piFiles(kernel, "", slots.BlankCmdline(512)))
 		end, err := fat.End(bytes.NewReader(whole))
 		if err != nil {
 			return nil, err
@@ -224,13 +238,19 @@ func (d disk) WriteAt(p []byte, off int64) (int, error) {
 func (d disk) Sync() error         { return d.Flush() }
 func (d disk) Reread() io.ReaderAt { return d.Device }
 
-// Starts are the ways in which a medium of this layout can be started, by name: on UEFI machines one, of Raspberry Pis one for each model.
-func (l *Lab) Starts() []Start {
+// Starts are the ways in which a medium of this layout can be started, by name: on UEFI machines one, of Raspberry Pis one for each
+// generation.
+func (l *Lab) Starts() []Start { return l.starts(Models()) }
+
+// AllStarts are those with other boot code, too.
+func (l *Lab) AllStarts() []Start { return l.starts(AllModels()) }
+
+func (l *Lab) starts(models []Model) []Start {
 	if l.Layout.Table == layout.GPT {
 		return []Start{{"uefi", ""}}
 	}
 	var out []Start
-	for _, m := range Models() {
+	for _, m := range models {
 		out = append(out, Start{string(m), m})
 	}
 	return out

@@ -9,18 +9,90 @@ import (
 	"strings"
 )
 
-// Model is a generation of Raspberry Pis.
+// Model is a generation of Raspberry Pis, and a version of its boot code.
 type Model string
 
-// The generations that differ in how they start.
+// The generations that differ in how they start, with boot code of August 2025 or later.
 const (
 	Pi3 Model = "pi3" // and the Zero 2 W: boot code on the medium
 	Pi4 Model = "pi4" // boot code in the EEPROM, start4.elf on the medium
 	Pi5 Model = "pi5" // all of it in the EEPROM
 )
 
-// Models are all of them.
+// The same with other boot code; they differ only where a partition that is asked for can't be started.
+const (
+	Pi4Before Model = "pi4-before-2025"
+	Pi5Before Model = "pi5-before-2025"
+	Pi4First  Model = "pi4-walks-from-1"
+	Pi5First  Model = "pi5-walks-from-1"
+)
+
+// Models are the generations.
 func Models() []Model { return []Model{Pi3, Pi4, Pi5} }
+
+// AllModels are those with other boot code, too.
+func AllModels() []Model {
+	return append(Models(), Pi4Before, Pi5Before, Pi4First, Pi5First)
+}
+
+// walk is how boot code goes on where the partition that it is sent to can't be started.
+type walk int
+
+const (
+	stops     walk = iota // it tries other drives, again and again
+	fromNext              // the partitions behind that one, then those before it
+	fromFirst             // the partitions in their order
+)
+
+// What the models take for granted where Raspberry Pi's documentation leaves it open, or was not always right. Who finds out better
+// changes it here, and docs/boards.md.
+const (
+	// The "PARTITION_WALK" chapter of the documentation: "check each partition in turn (up to 8 and wrapping to 0)"; the release notes of
+	// 27 January and 11 February 2025: "starting from the specified partition". The default since 13 August 2025 (rpi-eeprom, pull requests
+	// 736 and 737). autoboot.txt is not read again on the way.
+	eepromWalks = fromNext
+	// In rpi-eeprom's issue 738 a Pi 4 tries the partition that it was sent to, and then 1, 2 and 3.
+	eepromWalksSeen = fromFirst
+	// The same release notes: before, "the bootloader would stop and advance to the next BOOT_ORDER".
+	eepromBefore = stops
+	// Nothing says that bootcode.bin looks any further. It may.
+	bootcodeWalks = stops
+	// lastPartition is how far a walk goes.
+	lastPartition = 8
+)
+
+// walks is how the boot code of each model goes on.
+func (m Model) walks() walk {
+	switch m {
+	case Pi3:
+		return bootcodeWalks
+	case Pi4Before, Pi5Before:
+		return eepromBefore
+	case Pi4First, Pi5First:
+		return eepromWalksSeen
+	}
+	return eepromWalks
+}
+
+// order is in which order partitions are tried by boot code that is sent to one.
+func (m Model) order(asked int) []int {
+	if asked == 0 { // the default: "the first bootable FAT partition"
+		return []int{1, 2, 3, 4}
+	}
+	order := []int{asked}
+	for i := range lastPartition {
+		switch m.walks() {
+		case fromNext: // 0, where it wraps to, is the default
+			order = append(order, max(1, (asked+1+i)%(lastPartition+1)))
+		case fromFirst:
+			order = append(order, 1+i)
+		}
+	}
+	return order
+}
+
+// errStops is when boot code finds nothing to start, and waits for another drive or for being switched off.
+var errStops = errors.New("no partition that can be started")
 
 // autobootLimit is how much of autoboot.txt the firmware reads, in bytes.
 const autobootLimit = 512
@@ -67,30 +139,38 @@ func Pi(r io.ReaderAt, size int64, model Model, tryboot bool) (*Boot, error) {
 		return nil, err
 	}
 	auto := autoboot(text, tryboot)
-	v := bootable(auto.partition)
-	// Without a partition that can be started: the first one that can.
-	for n := 1; v == nil && n <= 4; n++ {
-		v = bootable(n)
+	var v *volume
+	walked := false
+	for i, n := range model.order(auto.partition) {
+		if v = bootable(n); v != nil {
+			walked = i > 0
+			break
+		}
 	}
 	if v == nil {
-		return nil, errors.New("no partition that can be started")
+		return nil, errStops
 	}
 	config := "config.txt"
 	if tryboot && !auto.ab {
 		config = "tryboot.txt"
 	}
-	return piKernel(v, ps, config)
+	b, err := piKernel(v, ps, config)
+	if err == nil {
+		b.Walked = walked
+	}
+	return b, err
 }
 
-// bootFiles tells whether a partition is one to start from: by the second stage's program or, on the Pi 5, by its settings.
+// bootFiles tells whether a partition is one to start from: by the second stage's program or, on the Pi 5, by its settings and device
+// tree.
 func bootFiles(v *volume, model Model) bool {
 	switch model {
 	case Pi3:
 		return v.has("start.elf")
-	case Pi4:
+	case Pi4, Pi4Before, Pi4First:
 		return v.has("start4.elf") || v.has("start.elf")
 	}
-	return v.has("config.txt")
+	return v.has("config.txt") && v.has("bcm2712-rpi-5-b.dtb")
 }
 
 type autobootFile struct {
@@ -135,7 +215,7 @@ func piKernel(v *volume, ps []partition, config string) (*Boot, error) {
 	if err != nil {
 		return nil, err
 	}
-	kernel, cmdline := "kernel8.img", "cmdline.txt"
+	kernel, cmdline, initramfs := "kernel8.img", "cmdline.txt", ""
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSpace(line)
 		if k, ok := strings.CutPrefix(line, "kernel="); ok {
@@ -143,6 +223,9 @@ func piKernel(v *volume, ps []partition, config string) (*Boot, error) {
 		}
 		if c, ok := strings.CutPrefix(line, "cmdline="); ok {
 			cmdline = c
+		}
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "initramfs" && f[2] == "followkernel" {
+			initramfs = f[1]
 		}
 	}
 	k, err := v.places(kernel)
@@ -169,6 +252,10 @@ func piKernel(v *volume, ps []partition, config string) (*Boot, error) {
 		return nil, err
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
+	// "Failed to load …, initramfs disabled", say start.elf and start4.elf where it is missing.
+	if initramfs != "" && v.has(initramfs) && !strings.Contains(" "+line, " root=") {
+		return &Boot{Kernel: k[0], Cmdline: strings.TrimSpace(line), Rescue: true}, nil
+	}
 	root, err := kernelRoot(v.r, ps, line)
 	if err != nil {
 		return nil, err
