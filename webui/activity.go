@@ -34,7 +34,7 @@ func kindOf(action string) string {
 		return "signin"
 	case "account-made", "invited", "invite-ended", "joined", "person-changed", "person-removed":
 		return "people"
-	case "update-trust", "config-changed", "config-undone", "network-tried", "network-kept", "network-reverted", "setup-done":
+	case "update-trust", "witness-key", "config-changed", "config-undone", "network-tried", "network-kept", "network-reverted", "setup-done":
 		return "settings"
 	}
 	return "box"
@@ -222,7 +222,7 @@ func (c catalogue) entry(e api.AuditEntry) entryView {
 		v.Icon = "i-box"
 	}
 	switch e.Action {
-	case "update-back", "update-failed", "update-trust", "sign-in-failed", "recovered", "started-over", "state-restored", "person-removed", "second-factor-off":
+	case "update-back", "update-failed", "update-trust", "witness-key", "sign-in-failed", "recovered", "started-over", "state-restored", "person-removed", "second-factor-off":
 		v.Tone = toneLook
 	}
 	return v

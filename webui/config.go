@@ -106,6 +106,8 @@ func (c catalogue) part(p string) string {
 		return c.s("diff.person", name)
 	case strings.HasPrefix(p, "/updates/"):
 		return c.or("diff.updates."+name, p)
+	case p == "/witness":
+		return c.s("diff.witness")
 	}
 	return p
 }
@@ -137,6 +139,7 @@ func (c catalogue) value(p string, raw json.RawMessage) string {
 	var list []string
 	var static api.StaticConfig
 	var person api.ConfigPerson
+	var witness api.WitnessConfig
 	switch {
 	case p == "/name" && json.Unmarshal(raw, &text) == nil:
 		return text + ".local"
@@ -148,6 +151,8 @@ func (c catalogue) value(p string, raw json.RawMessage) string {
 		return c.or("role."+person.Role, person.Role)
 	case strings.HasPrefix(p, "/network/interfaces/") && json.Unmarshal(raw, &static) == nil:
 		return c.static(static)
+	case p == "/witness" && json.Unmarshal(raw, &witness) == nil:
+		return witness.Name + ": " + strings.Join(witness.Logs, ", ")
 	}
 	return string(raw)
 }

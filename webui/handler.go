@@ -41,7 +41,7 @@ type route struct {
 func routes() []route {
 	return slices.Concat(
 		doorRoutes(), setupRoutes(), trustRoutes(), manifestRoutes(), boxRoutes(), peopleRoutes(), meRoutes(), settingsRoutes(), networkRoutes(), configRoutes(),
-		alertRoutes(), serviceRoutes(), logRoutes(), activityRoutes(), updateRoutes(),
+		alertRoutes(), serviceRoutes(), logRoutes(), activityRoutes(), updateRoutes(), witnessRoutes(),
 	)
 }
 

@@ -141,7 +141,7 @@ func TestRooms(t *testing.T) {
 func TestRoomsOfMembers(t *testing.T) {
 	f, srv, c := start(t)
 	f.on, f.session = household(""), someone(api.RoleMember)
-	for _, rt := range append(peopleRoutes(), append(append(settingsRoutes(), networkRoutes()...), append(configRoutes(), updateRoutes()...)...)...) {
+	for _, rt := range append(peopleRoutes(), append(append(settingsRoutes(), networkRoutes()...), append(configRoutes(), append(updateRoutes(), witnessRoutes()...)...)...)...) {
 		method, path, _ := strings.Cut(rt.pattern, " ")
 		var form url.Values
 		if method == "POST" {

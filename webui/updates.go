@@ -866,6 +866,9 @@ func (v *visit) getUpdateTrust() {
 	if u.Trust.Project == nil || !u.Trust.Builtin {
 		add("/updates/trust/builtin", "updates-builtin")
 	}
+	if v.owner() {
+		add("/updates/witness", "witness")
+	}
 	v.render(http.StatusOK, v.page("updates-trust", view))
 }
 

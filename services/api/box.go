@@ -8,6 +8,7 @@ type Box struct {
 	Notices   []Notice   `json:"notices,omitempty"`   // what core itself has to say
 	Alerts    []Alert    `json:"alerts,omitempty"`    // not yet seen by an owner; for owners only
 	Updates   *Updates   `json:"updates,omitempty"`   // absent while the updater does not answer; who is no owner gets only how far it is
+	Witness   *Witness   `json:"witness,omitempty"`   // absent while the service does not answer; for owners only
 	TimeZone  string     `json:"time_zone,omitempty"` // of the household; empty means UTC
 }
 
@@ -45,7 +46,7 @@ func ProblemTypes() []string {
 		"too-many-tries", "too-many-streams", "starting", "code-format", "wrong-code", "code-void", "claimed-by-another",
 		"already-claimed", "not-claimed", "wrong-password", "second-factor", "wrong-second-factor", "invite-void",
 		"no-such-owner", "last-owner", "changed-meanwhile", "precondition", "no-trial", "trial-running", "cannot-undo",
-		"not-confirmed", "action", "not-rescue", "refused", "state", "internal", "too-many", "updater-away", "wrong-release",
+		"not-confirmed", "action", "not-rescue", "refused", "state", "internal", "too-many", "updater-away", "witness-away", "wrong-release",
 		"bad-file", "wrong-board", "no-room", "busy",
 	}
 }

@@ -17,6 +17,7 @@ type Config struct {
 	Network  NetConfig      `json:"network"`
 	People   []ConfigPerson `json:"people"` // by name; who is missing in a document stays, who is new needs an invitation
 	Updates  UpdatePolicy   `json:"updates,omitzero"`
+	Witness  WitnessConfig  `json:"witness,omitzero"`
 }
 
 // ConfigPerson is an account without its secrets.

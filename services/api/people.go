@@ -168,6 +168,6 @@ func AuditActions() []string {
 		"person-changed", "person-removed", "config-changed", "config-undone", "network-tried", "network-kept",
 		"network-reverted", "service-restarted", "box-restarted", "box-switched-off", "started-over", "diagnosis-taken",
 		"alert-seen", "state-restored", "update-install", "update-tonight", "update-restart", "update-undo", "update-cancel",
-		"update-file", "update-trust", "update-kept", "update-back", "update-failed",
+		"update-file", "update-trust", "witness-key", "update-kept", "update-back", "update-failed",
 	}
 }

@@ -100,6 +100,7 @@ type Service struct {
 	PID       int       `json:"pid,omitempty"`
 	UID       uint32    `json:"uid"`
 	Critical  bool      `json:"critical"`
+	ForOthers bool      `json:"for_others,omitempty"` // the household does not need it: an update is kept whether it runs or not
 	Restarts  int       `json:"restarts"`
 	LastExit  string    `json:"last_exit,omitempty"` // "exit status 1", "killed: memory limit 64 MB", …
 	NextTryMS int64     `json:"next_try_ms,omitempty"`

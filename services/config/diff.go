@@ -35,6 +35,9 @@ func parts(c api.Config) map[string]json.RawMessage {
 		out[personPath(p.Name)] = encode(p)
 	}
 	updateParts(c.Updates, func(path string, v any) { out[path] = encode(v) })
+	if c.Witness.On() {
+		out[witnessPath] = encode(c.Witness)
+	}
 	return out
 }
 
@@ -58,7 +61,7 @@ func encode(v any) json.RawMessage {
 }
 
 // Differences are what has to be changed to come from before to after, by path. The paths are /name, /time_zone,
-// /network/interfaces/NAME, /network/ntp, /people/NAME and /updates/FIELD. Who is missing in after stays, so that is no difference.
+// /network/interfaces/NAME, /network/ntp, /people/NAME, /updates/FIELD and /witness. Who is missing in after stays, so that is no difference.
 func Differences(before, after api.Config) []api.Difference {
 	b, a := parts(before), parts(after)
 	for _, p := range before.People { // who is only spelled otherwise is no other person
@@ -152,6 +155,9 @@ func set(c *api.Config, path string, value json.RawMessage) bool {
 	case ntpPath:
 		c.Network.NTP = nil
 		return value == nil || read(&c.Network.NTP)
+	case witnessPath:
+		c.Witness = api.WitnessConfig{}
+		return value == nil || read(&c.Witness)
 	}
 	return false
 }

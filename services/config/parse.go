@@ -164,6 +164,7 @@ func (r *reader) config(n *node) api.Config {
 			r.list(path, n, maxPeople, func(path string, n *node) { c.People = append(c.People, r.person(path, n)) })
 		},
 		"updates": func(path string, n *node) { c.Updates = r.updates(path, n) },
+		"witness": func(path string, n *node) { c.Witness = r.witness(path, n) },
 	}, "format", "name", "time_zone", "network", "people")
 	return c
 }

@@ -3,7 +3,8 @@
 //
 // The database is the truth. Each change is one transaction together with its entry in the audit log and in the list of
 // changes, by which it can be undone. Only then is it told to those who act by it: init and discovery (name), the network
-// service (name, addresses, time servers), the updater (its policy, time zone). Who could not be told, or has forgotten, is told again by Reconcile.
+// service (name, addresses, time servers), the updater (its policy, time zone), the witness. Who could not be told, or has
+// forgotten, is told again by Reconcile.
 //
 // A change of the network is tried first, and kept only if somebody asks for that in time: until then it is nowhere but in
 // the memory of the network service and of this process. When either ends, or the power fails, the configuration before
@@ -61,7 +62,7 @@ type Options struct {
 	Log      *slog.Logger
 	Now      func() time.Time // with a monotonic reading
 
-	Init, Network, Discovery, Updater *http.Client
+	Init, Network, Discovery, Updater, Witness *http.Client
 }
 
 // Store is the configuration. Its methods may be called in parallel.
@@ -81,6 +82,7 @@ type settings struct {
 	name, zone      string
 	network         api.NetConfig
 	updates         api.UpdatePolicy
+	witness         api.WitnessConfig
 	hasName, hasNet bool
 }
 
@@ -95,7 +97,7 @@ type trial struct {
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{Options: o}
 	s.telling = teller{now: o.Now, targets: map[string]*backoff{}}
-	rows, err := o.DB.SQL().QueryContext(ctx, "SELECT key, value FROM settings WHERE key IN ('name', 'time_zone', 'network', 'updates')")
+	rows, err := o.DB.SQL().QueryContext(ctx, "SELECT key, value FROM settings WHERE key IN ('name', 'time_zone', 'network', 'updates', 'witness')")
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
@@ -119,6 +121,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			if err := json.Unmarshal([]byte(value), &s.kept.updates); err != nil {
 				s.Log.Error("the policy of updates can't be read; asking before any", "err", err)
 				s.kept.updates = api.UpdatePolicy{Mode: "ask"} // an owner who said no is not overridden
+			}
+		case "witness":
+			if err := json.Unmarshal([]byte(value), &s.kept.witness); err != nil {
+				s.Log.Error("which logs to watch for others can't be read; watching none", "err", err)
+				s.kept.witness = api.WitnessConfig{}
 			}
 		}
 	}
@@ -149,6 +156,7 @@ func (s *Store) Document() (api.Config, error) {
 	}
 	c := api.Config{
 		Format: api.ConfigFormat, Name: k.name, TimeZone: k.zone, Network: k.network, People: []api.ConfigPerson{}, Updates: k.updates,
+		Witness: k.witness,
 	}
 	for _, p := range s.Identity.People() {
 		c.People = append(c.People, api.ConfigPerson{Name: p.Name, Role: p.Role})
@@ -267,6 +275,9 @@ func (s *Store) change(
 	if now.TimeZone != want.TimeZone || !samePolicy(now.Updates, want.Updates) {
 		s.tellUpdates(context.WithoutCancel(ctx), want.Updates, want.TimeZone)
 	}
+	if !sameWitness(now.Witness, want.Witness) {
+		s.tellWitness(context.WithoutCancel(ctx), want.Witness)
+	}
 	c, err := s.Document()
 	r := api.ConfigResult{Config: c, Differences: all}
 	if len(tried) > 0 {
@@ -302,6 +313,7 @@ func (s *Store) keep(
 		for key, v := range map[string][2]string{
 			"name": {now.Name, want.Name}, "time_zone": {now.TimeZone, want.TimeZone},
 			"updates": {string(encode(now.Updates)), string(encode(want.Updates))},
+			"witness": {string(encode(now.Witness)), string(encode(want.Witness))},
 		} {
 			if v[0] != v[1] {
 				if err := put(ctx, tx, key, v[1]); err != nil {
@@ -320,7 +332,7 @@ func (s *Store) keep(
 		return err
 	}
 	s.mu.Lock()
-	s.kept.name, s.kept.zone, s.kept.updates = want.Name, want.TimeZone, want.Updates
+	s.kept.name, s.kept.zone, s.kept.updates, s.kept.witness = want.Name, want.TimeZone, want.Updates, want.Witness
 	s.mu.Unlock()
 	return nil
 }
@@ -349,7 +361,7 @@ func (s *Store) remember(ctx context.Context, tx *sql.Tx, who identity.Caller, a
 	return s.record(ctx, tx, who, action, diffs, undoes)
 }
 
-// record writes an entry into the audit log that names what changed: some of name, time_zone, network, people, updates.
+// record writes an entry into the audit log that names what changed: some of name, time_zone, network, people, updates, witness.
 func (s *Store) record(ctx context.Context, tx *sql.Tx, who identity.Caller, action string, diffs []api.Difference, undoes int64) error {
 	var fields []string
 	for _, d := range diffs {

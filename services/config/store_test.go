@@ -38,6 +38,7 @@ type others struct {
 	refuse bool            // of a trial
 	told   []string        // method and URL of what acts
 	update api.UpdateSettings
+	watch  api.WitnessConfig // what the witness was told
 }
 
 func newOthers() *others { return &others{name: "croft", wanted: "croft", down: map[string]bool{}} }
@@ -86,6 +87,9 @@ func (o *others) box() *api.Box {
 	if !o.down["updater"] {
 		b.Updates = &api.Updates{Policy: o.update.Policy, TimeZone: o.update.TimeZone}
 	}
+	if !o.down["witness"] {
+		b.Witness = &api.Witness{Config: o.watch}
+	}
 	return b
 }
 
@@ -125,6 +129,9 @@ func (o *others) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "PUT discovery/v1/discovery/name":
 		o.wanted = name.Name
 	case "PUT network/v1/network/name":
+	case "PUT witness/v1/config":
+		o.watch = api.WitnessConfig{}
+		json.Unmarshal(body, &o.watch)
 	case "PUT updater/v1/policy":
 		o.update = api.UpdateSettings{}
 		json.Unmarshal(body, &o.update)
@@ -191,7 +198,7 @@ func (l *lab) start() {
 		l.t.Fatal(err)
 	}
 	c := &http.Client{Transport: l.o}
-	l.s, err = Open(ctx, Options{DB: db, Identity: l.id, Log: quiet, Now: time.Now, Init: c, Network: c, Discovery: c, Updater: c})
+	l.s, err = Open(ctx, Options{DB: db, Identity: l.id, Log: quiet, Now: time.Now, Init: c, Network: c, Discovery: c, Updater: c, Witness: c})
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -205,6 +205,9 @@ func (s *Store) Reconcile(ctx context.Context, b *api.Box) {
 	if b.Updates != nil && s.telling.may("updates", samePolicy(b.Updates.Policy, k.updates) && b.Updates.TimeZone == k.zone) {
 		s.tellUpdates(ctx, k.updates, k.zone)
 	}
+	if b.Witness != nil && s.telling.may("witness", sameWitness(b.Witness.Config, k.witness)) {
+		s.tellWitness(ctx, k.witness)
+	}
 	if b.Network == nil || !k.hasNet {
 		return
 	}

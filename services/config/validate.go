@@ -67,6 +67,7 @@ func Validate(c api.Config) (api.Config, []api.FieldProblem) {
 	r.validateNetwork("/network", c.Network)
 	r.validatePeople(c.People)
 	c.Updates = r.validateUpdates(c.Updates)
+	c.Witness = r.validateWitness(c.Witness)
 	if len(r.problems) > 0 {
 		return c, r.problems
 	}

@@ -26,7 +26,7 @@ const (
 var errStarting = errors.New("init does not answer")
 
 // sources are the processes that know the parts.
-type sources struct{ init, network, discovery, updater *http.Client }
+type sources struct{ init, network, discovery, updater, witness *http.Client }
 
 // boxWatcher puts the state of the box together, when asked and, while somebody listens, regularly.
 type boxWatcher struct {
@@ -75,6 +75,7 @@ func (w *boxWatcher) ask() (*api.Box, error) {
 	var n api.Network
 	var d api.Discovery
 	var u api.Updates
+	var wt api.Witness
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if daemon.GetJSON(ctx, w.src.network, "http://network/v1/network", &n) == nil {
@@ -92,6 +93,12 @@ func (w *boxWatcher) ask() (*api.Box, error) {
 			b.Updates = &u
 		}
 	})
+	wg.Go(func() {
+		if daemon.GetJSON(ctx, w.src.witness, "http://witness/v1/witness", &wt) == nil {
+			wholeWitness(&wt)
+			b.Witness = &wt
+		}
+	})
 	err := daemon.GetJSON(ctx, w.src.init, "http://init/v1/system", &b.System)
 	wg.Wait()
 	if err != nil {
@@ -107,7 +114,7 @@ func forRole(b *api.Box, role who) *api.Box {
 		return b
 	}
 	c := *b
-	c.Notices, c.Alerts = nil, nil
+	c.Notices, c.Alerts, c.Witness = nil, nil, nil
 	if role != rescue { // who may install releases
 		c.Updates = forSome(b.Updates)
 	}

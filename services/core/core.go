@@ -61,6 +61,7 @@ type server struct {
 	init      *http.Client
 	updater   *http.Client
 	fetcher   *http.Client
+	witness   *http.Client
 	attempted *attemptLog
 	uploading sync.Mutex // one file at a time
 	limits    limits
@@ -134,7 +135,8 @@ func run(ctx context.Context, env *daemon.Env, cfg Config) error {
 
 func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences string) (*server, error) {
 	s := &server{
-		ctx: ctx, log: env.Log, db: db, init: env.Client("init"), updater: env.Client("updater"), fetcher: env.Client("fetcher"), limits: newLimits(time.Now),
+		ctx: ctx, log: env.Log, db: db, init: env.Client("init"), updater: env.Client("updater"), fetcher: env.Client("fetcher"),
+		witness: env.Client("witness"), limits: newLimits(time.Now),
 		cop: http.NewCrossOriginProtection(), licences: licences, started: time.Now(),
 	}
 	var err error
@@ -147,10 +149,10 @@ func newServer(ctx context.Context, env *daemon.Env, db *state.DB, licences stri
 			s.limits.signIn.trust(v.Place)
 		}
 	}
-	src := sources{init: s.init, network: env.Client("network"), discovery: env.Client("discovery"), updater: s.updater}
+	src := sources{init: s.init, network: env.Client("network"), discovery: env.Client("discovery"), updater: s.updater, witness: s.witness}
 	s.config, err = config.Open(ctx, config.Options{
 		DB: db, Identity: s.id, Log: env.Log, Now: time.Now, Init: src.init, Network: src.network, Discovery: src.discovery,
-		Updater: s.updater,
+		Updater: s.updater, Witness: s.witness,
 	})
 	if err != nil {
 		return nil, err

@@ -41,6 +41,7 @@ type fakes struct {
 	vitals   *api.Vitals
 	logs     http.Handler // of init's logs, in the place of one line
 	updates  *api.Updates // nil: the updater answers 503
+	witness  *api.Witness // nil: the witness answers 503
 	attempts []api.UpdateAttempt
 	no       any // what the updater and the fetcher refuse with
 	noStatus int
@@ -75,6 +76,10 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.mu.Unlock()
 	if r.Host == "updater" || r.Host == "fetcher" {
 		f.update(w, r)
+		return
+	}
+	if r.Host == "witness" {
+		f.cosign(w, r)
 		return
 	}
 	if f.system == nil && (r.Host == "init" || r.Method != "GET") {
@@ -155,6 +160,25 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	daemon.WriteJSON(w, http.StatusOK, v)
+}
+
+// cosign answers for the witness.
+func (f *fakes) cosign(w http.ResponseWriter, r *http.Request) {
+	b, _ := io.ReadAll(r.Body)
+	switch {
+	case f.witness == nil:
+		http.Error(w, "not now", http.StatusServiceUnavailable)
+	case r.Method == "GET":
+		daemon.WriteJSON(w, http.StatusOK, f.witness)
+	default:
+		f.acted = append(f.acted, r.Method+" "+r.Host+r.URL.Path+" "+string(b))
+		if r.URL.Path == "/v1/config" {
+			c := *f.witness
+			json.Unmarshal(b, &c.Config)
+			f.witness = &c
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 // update answers for the updater and the fetcher.
@@ -251,7 +275,7 @@ func surround(t testing.TB, dir string) (*box, *daemon.Env, context.Context, *sy
 		}
 		return l
 	}
-	for _, name := range []string{"init", "network", "discovery", "updater", "fetcher"} {
+	for _, name := range []string{"init", "network", "discovery", "updater", "fetcher", "witness"} {
 		l := listen(name)
 		wg.Go(func() { daemon.Serve(ctx, l, f) })
 	}

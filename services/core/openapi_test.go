@@ -377,6 +377,9 @@ func TestSchemas(t *testing.T) {
 		api.UpdateTrust{},
 		api.Updates{},
 		api.Vitals{},
+		api.Witness{},
+		api.WitnessConfig{},
+		api.WitnessLog{},
 		api.ZoneRequest{},
 	} {
 		typ := reflect.TypeOf(v)

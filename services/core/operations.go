@@ -121,6 +121,8 @@ func operations() []operation {
 		{"updatesTrust", put, "/updates/trust", rescue | owner, "", maxRoot, (*server).putUpdatesTrust},
 		{"uploadUpdate", put, "/updates/file", rescue | owner, api.ScopeControl, maxUpload, (*server).putUpdatesFile},
 		{"removeUpdate", del, "/updates/file", rescue | owner, api.ScopeControl, 0, (*server).deleteUpdatesFile},
+		{"witness", get, "/witness", owner, api.ScopeConfig, 0, (*server).getWitness},
+		{"newWitnessKey", post, "/witness/key", owner, "", 0, (*server).postWitnessKey},
 
 		{"network", get, "/network", owner, api.ScopeConfig, 0, (*server).getNetwork},
 		{"keepNetwork", post, "/network/keep", owner, api.ScopeConfig, 0, (*server).postNetworkKeep},

@@ -15,6 +15,7 @@ import (
 	"github.com/croft-os/croft/services/gateway"
 	"github.com/croft-os/croft/services/network"
 	"github.com/croft-os/croft/services/updater"
+	"github.com/croft-os/croft/services/witness"
 	"github.com/croft-os/croft/services/world"
 	"github.com/croft-os/croft/webui"
 )
@@ -27,6 +28,7 @@ var services = map[string]func(context.Context, *daemon.Env) error{
 	"network":   runNetwork,
 	"updater":   runUpdater,
 	"webui":     runWebUI,
+	"witness":   runWitness,
 }
 
 func runCore(ctx context.Context, env *daemon.Env) error {
@@ -45,7 +47,7 @@ func runDiscovery(ctx context.Context, env *daemon.Env) error {
 
 func runNetwork(ctx context.Context, env *daemon.Env) error {
 	return network.Run(ctx, env, network.Config{
-		Peers:   []uint32{world.UIDCore, world.UIDGateway, world.UIDFetcher, world.UIDUpdater},
+		Peers:   []uint32{world.UIDCore, world.UIDGateway, world.UIDFetcher, world.UIDUpdater, world.UIDWitness},
 		Setters: []uint32{world.UIDCore},
 	})
 }
@@ -64,6 +66,10 @@ func runFetcher(ctx context.Context, env *daemon.Env) error {
 
 func runUpdater(ctx context.Context, env *daemon.Env) error {
 	return updater.Run(ctx, env, updater.Config{Peers: []uint32{world.UIDCore}})
+}
+
+func runWitness(ctx context.Context, env *daemon.Env) error {
+	return witness.Run(ctx, env, witness.Config{Core: world.UIDCore})
 }
 
 func runWebUI(ctx context.Context, env *daemon.Env) error {
@@ -86,6 +92,6 @@ func main() {
 			os.Exit(daemon.Main(os.Args[1], run))
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: croftd core|discovery|fetcher|gateway|network|updater|webui")
+	fmt.Fprintln(os.Stderr, "usage: croftd core|discovery|fetcher|gateway|network|updater|webui|witness")
 	os.Exit(2)
 }

@@ -90,7 +90,7 @@ func newUnit(s *Supervisor, d Service) *unit {
 		again: make(chan struct{}, 1),
 		ended: make(chan struct{}),
 		state: api.Service{
-			Name: d.Name, Title: d.Title, State: api.StateWaiting, Since: now, UID: d.UID, Critical: d.Critical,
+			Name: d.Name, Title: d.Title, State: api.StateWaiting, Since: now, UID: d.UID, Critical: d.Critical, ForOthers: d.ForOthers,
 			MemoryMax: d.Limits.Memory,
 		},
 		since: now,

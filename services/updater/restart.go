@@ -132,7 +132,7 @@ func (e *engine) restart(ctx context.Context) {
 	}
 	p.Healthy = nil
 	for _, v := range sys.Services {
-		if healthy(v) {
+		if healthy(v) && !v.ForOthers {
 			p.Healthy = append(p.Healthy, v.Name)
 		}
 	}

@@ -154,7 +154,7 @@ func (e *engine) examine(ctx context.Context, p *pending, restarts map[string]in
 // release of which nothing is known, the critical ones count. A service that the release no longer has is none.
 func servicesWell(now []api.Service, before []string, restarts map[string]int) *ailment {
 	for _, v := range now {
-		if before != nil && !slices.Contains(before, v.Name) || before == nil && !v.Critical {
+		if v.ForOthers || before != nil && !slices.Contains(before, v.Name) || before == nil && !v.Critical {
 			continue
 		}
 		cause := "service"

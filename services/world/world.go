@@ -17,6 +17,7 @@ const (
 	UIDWebUI     = 205
 	UIDFetcher   = 206
 	UIDUpdater   = 207
+	UIDWitness   = 208
 )
 
 // Services returns the declarations. daemon is the path of croftd.
@@ -44,7 +45,7 @@ func Services(daemon string) []service.Service {
 		{
 			Name: "core", Title: "Accounts and settings", Command: []string{daemon, "core"}, UID: UIDCore,
 			Listeners: []service.Listener{unix("core")},
-			Connect:   []string{"init", "network", "discovery", "updater", "fetcher"},
+			Connect:   []string{"init", "network", "discovery", "updater", "fetcher", "witness"},
 			State:     true,
 			ReadOnly:  []string{"/etc/croft/licences.json.gz"},
 			Limits:    service.Limits{Memory: 96 * mib},
@@ -95,6 +96,19 @@ func Services(daemon string) []service.Service {
 			Env:      []string{"GOMEMLIMIT=12MiB", "GOGC=50"}, // patching is to take at most 16 MiB
 			Limits:   service.Limits{Memory: 32 * mib, IOWeight: 50},
 			Watchdog: time.Minute,
+		},
+		{
+			Name: "witness", Title: "Witness for others", Command: []string{daemon, "witness"}, UID: UIDWitness,
+			After: []string{"network"},
+			Listeners: []service.Listener{
+				unix("witness"),
+				{Name: "logs", Network: "tcp", Address: ":7467"},
+			},
+			Connect:  []string{"network"},
+			State:    true,
+			Env:      []string{"GOMEMLIMIT=24MiB"},
+			Limits:   service.Limits{Memory: 48 * mib, CPU: 50, IOWeight: 50}, // anybody may ask
+			Watchdog: time.Minute, ForOthers: true,
 		},
 	}
 }

@@ -322,7 +322,7 @@ func TestMemory(t *testing.T) {
 	if rec := post(w, renewed.request(4, 4)); rec.Code != 503 {
 		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
-	w = newWitness(t, dir, c, renewed)
+	newWitness(t, dir, c, renewed)
 
 	// Two at once would each believe that they are alone.
 	if w, err := New(Config{Name: "w", Key: ed25519.NewKeyFromSeed(make([]byte, 32)), Dir: dir, Logs: []string{l.vkey}}); err == nil {

@@ -36,6 +36,7 @@ type Service struct {
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0 means 5 s
 	Restart      Restart
 	Critical     bool // the hardware watchdog is petted only while it is healthy
+	ForOthers    bool // the household does not need it: how it is has no say in whether an update is kept
 }
 
 // Network says which part of the network a service can reach.
