@@ -76,6 +76,7 @@ type Box struct {
 	committed   func() (layout.Slot, error) // that the firmware starts by itself, read from the medium
 	media       func() ([]medium, error)    // drives that are divided as a Croft's is
 	newOneShot  func(layout.Table) oneShot
+	tryboot     string // file by which a Raspberry Pi's firmware says that it was asked for a trial
 	once        oneShot
 	forceAt     func(time.Duration) // restarts the machine then, whatever else happens
 
@@ -103,7 +104,7 @@ type Box struct {
 func newBox(cfg Config) *Box {
 	b := &Box{
 		cfg: cfg, end: make(chan string, 1), dir: dataDir, consoles: consoles,
-		setHostname: unix.Sethostname, uptime: sinceBoot, newOneShot: newOneShot, once: piOneShot{}, forceAt: forceRestart,
+		setHostname: unix.Sethostname, uptime: sinceBoot, newOneShot: newOneShot, tryboot: piTryboot, once: piOneShot{}, forceAt: forceRestart,
 		ownGaps: slow[[]api.Gap]{every: time.Minute}, // devices come and go
 		pss:     slow[int64]{every: 10 * time.Second},
 	}
@@ -134,6 +135,7 @@ func Main(cfg Config) error {
 		b.rescue = environmentRescue()
 		b.mu.Unlock()
 		b.phase("slots", "Slots", b.findRescueMedium)
+		b.phase("trial", "Last update", b.leaveTrial)
 	} else {
 		b.phase("slots", "Slots", b.findSlots)
 		b.phase("data", "Data partition", b.openData)

@@ -149,6 +149,17 @@ func (b *Box) findRescueMedium() (note string, err error) {
 	return note, errors.Join(err, b.once.Settle())
 }
 
+// leaveTrial is the boot phase that restarts the box where a Raspberry Pi's boot code was asked for a trial, found that it can't start
+// that slot, and went on to the rescue system: the committed slot is what has to run, if it can. The firmware forgot the trial already.
+func (b *Box) leaveTrial() (note string, err error) {
+	if readFile(b.tryboot) != "\x00\x00\x00\x01" {
+		return "", nil
+	}
+	b.say("The slot to be tried can't be started; restarting into the one before.")
+	b.finish("reboot")
+	return "this was to be a trial: back to the other slot", nil
+}
+
 // croftMedia are the drives whose partitions are where a Croft's are, with a Croft's file on the first. Ids tell nothing: each drive has
 // its own.
 func croftMedia(sys, dev string) ([]medium, error) {

@@ -226,6 +226,26 @@ func TestRescueSystem(t *testing.T) {
 	}
 }
 
+// TestLeaveTrial goes back from a trial that ended in the rescue system, and only from that.
+func TestLeaveTrial(t *testing.T) {
+	for says, leaves := range map[string]bool{"\x00\x00\x00\x01": true, "\x00\x00\x00\x00": false, "": false, "1": false} {
+		b := testBox()
+		b.tryboot = filepath.Join(t.TempDir(), "tryboot")
+		if err := os.WriteFile(b.tryboot, []byte(says), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if note, err := b.leaveTrial(); err != nil || b.over() != leaves || (note != "") != leaves {
+			t.Errorf("%q: %q, %v", says, note, err)
+		}
+		if leaves && <-b.end != "reboot" {
+			t.Errorf("%q: it does not restart", says)
+		}
+	}
+	if note, err := testBox().leaveTrial(); note != "" || err != nil {
+		t.Errorf("on a machine without such a file: %q, %v", note, err)
+	}
+}
+
 // TestRescueSystemUnsure refuses to guess.
 func TestRescueSystemUnsure(t *testing.T) {
 	sys, dev := crofts(t, map[string]layout.Layout{"sda": layout.Pi(), "sdb": layout.Pi()}, forTheOwner)

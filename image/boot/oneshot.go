@@ -29,6 +29,9 @@ func (piOneShot) Settle() error                 { return nil }
 func (piOneShot) Lacks() string                 { return "" }
 func (piOneShot) Restart() error                { return power.RestartTry() }
 
+// piTryboot is a number of 32 bits, big endian, which is 1 in a trial (the "autoboot.txt" chapter of Raspberry Pi's documentation).
+const piTryboot = "/proc/device-tree/chosen/bootloader/tryboot"
+
 // uefiOneShot is systemd-boot's.
 type uefiOneShot struct{ vars efi.Vars }
 
