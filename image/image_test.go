@@ -31,6 +31,7 @@ import (
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/updater/release"
 	"github.com/croft-os/croft/updater/slots"
+	"github.com/klauspost/compress/zstd"
 )
 
 // budget is the most that a compressed image may have, in bytes.
@@ -330,7 +331,7 @@ func TestUEFI(t *testing.T) {
 			t.Errorf("the slots' files have %d bytes", sizes)
 		}
 		// Both must be PE images for the machine: UEFI 2.10, section 2.1.
-		for _, name := range []string{loader, "vmlinuz-a"} {
+		for _, name := range []string{loader, "vmlinuz-a", "rescue-vmlinuz"} {
 			f := read(t, dir, name)
 			if string(f[:2]) != "MZ" {
 				t.Errorf("%s is no PE image", name)
@@ -341,10 +342,39 @@ func TestUEFI(t *testing.T) {
 				t.Errorf("%s is for machine %#x, want %#x", name, got, machine)
 			}
 		}
+		// The rescue system has a kernel of its own, which is slot A's so far.
+		kernel := read(t, dir, "rescue-vmlinuz")
+		if !bytes.HasPrefix(read(t, dir, "vmlinuz-a"), kernel) {
+			t.Error("the rescue system has another kernel than slot A")
+		}
+		rescue := string(read(t, dir, "loader/entries/croft-rescue.conf"))
+		if want := "linux /rescue-vmlinuz\ninitrd /rescue.cpio.zst\noptions " + b.RescueCmdline(rel.Version) + "\n"; !strings.HasSuffix(rescue, want) {
+			t.Errorf("the rescue system's loader entry is %q", rescue)
+		}
+		initramfs(t, dir)
 		if _, err := os.Stat(filepath.Join(dir, "loader/random-seed")); err == nil {
 			t.Error("there is a random seed, which makes the firmware write to the volume")
 		}
 	})
+}
+
+// initramfs looks into the rescue system's: the content of a root, a program for the kernel to start, and what says what it is.
+func initramfs(t *testing.T, dir string) {
+	t.Helper()
+	zr, err := zstd.NewReader(bytes.NewReader(read(t, dir, board.RescueFile)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer zr.Close()
+	b, err := io.ReadAll(zr)
+	if err != nil || !bytes.HasPrefix(b, []byte("070701")) {
+		t.Fatalf("%s is no initramfs: %v", board.RescueFile, err)
+	}
+	for _, name := range []string{"init", "etc/croft/rescue", "user/croftd", "dev/console"} {
+		if !bytes.Contains(b, []byte(name+"\x00")) {
+			t.Errorf("%s has no %s", board.RescueFile, name)
+		}
+	}
 }
 
 // TestPi: everything that the firmware of each model reads, in the form that it demands.
@@ -384,6 +414,27 @@ func TestPi(t *testing.T) {
 			}
 		}
 
+		// The selector starts as a slot does, but into the rescue system.
+		err := filepath.WalkDir(boot, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(boot, path)
+			if err == nil && name != "config.txt" && name != "cmdline.txt" && !bytes.Equal(read(t, path), read(t, selector, name)) {
+				t.Errorf("%s on the selector is another one", name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if got, slot := string(read(t, selector, "config.txt")), string(read(t, boot, "config.txt")); got != slot+"initramfs rescue.cpio.zst followkernel\n" {
+			t.Errorf("config.txt on the selector is %q, and %q in a slot", got, slot)
+		}
+		if got, want := string(read(t, selector, "cmdline.txt")), b.RescueCmdline(releaseOf(t, img, b.Layout).Version)+"\n"; got != want || strings.Contains(got, "root=") {
+			t.Errorf("cmdline.txt on the selector is %q, want %q", got, want)
+		}
+		initramfs(t, selector)
 		config := string(read(t, boot, "config.txt"))
 		for _, want := range []string{"arm_64bit=1", "kernel=vmlinuz"} {
 			if !slices.Contains(strings.Split(config, "\n"), want) {

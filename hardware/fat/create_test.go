@@ -111,6 +111,11 @@ func TestCreateFolderEnd(t *testing.T) {
 func TestCreateRefuses(t *testing.T) {
 	img, _ := sample(t, kinds["FAT32"])
 	old, _ := sample(t, kinds["FAT16"])
+	content, _ := exSample(t, "small clusters")
+	ex := filepath.Join(t.TempDir(), "exfat")
+	if err := os.WriteFile(ex, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		img, name string
 		size      int
@@ -128,6 +133,7 @@ func TestCreateRefuses(t *testing.T) {
 		{img, "nothing", 0, ErrTooLarge},
 		{img, "loader", 1, ErrExists},
 		{old, "new.txt", 10, ErrNotFAT},
+		{ex, "new.txt", 10, ErrNotFAT},
 	} {
 		v := opened(t, tc.img)
 		if err := Create(v, tc.name, make([]byte, tc.size)); err == nil || tc.want != nil && !errors.Is(err, tc.want) {

@@ -4,9 +4,9 @@
 // It follows Microsoft's "FAT: General Overview of On-Disk Format", version 1.03 (fatgen103), and "exFAT file system
 // specification", revision 1.00 (exFAT). It knows long and short names and compares them without regard to case, by Unicode's
 // simple folding: an exFAT volume's own up-case table, which differs outside of ASCII at most, is not read; short names outside of
-// ASCII match nothing, as their code page is not recorded. Of a folder it reads 2 MiB, of a file 4 GiB at most. It never
-// writes to the file system's own structures, and it is no checker: it refuses what it can't follow. What it reads may be
-// hostile: work and memory are bounded whatever the volume says.
+// ASCII match nothing, as their code page is not recorded. Of a folder it reads 2 MiB, of a file 4 GiB at most. It is no
+// checker: it refuses what it can't follow. Create alone writes to the file system's own structures. What it reads may be hostile:
+// work and memory are bounded whatever the volume says.
 package fat
 
 import (
