@@ -88,13 +88,17 @@ func TestWitnessForms(t *testing.T) {
 		location, page string
 	}{
 		{
-			"on", "/updates/witness", words, "PUT /config", api.ConfigResult{Differences: []api.Difference{{Path: "/witness"}}},
+			"on", "/updates/witness", words, "PUT /config",
+			api.ConfigResult{Differences: []api.Difference{{Path: "/witness"}}},
 			`"witness":{"name":"w","logs":["one","two"]}`, 303, "/updates/witness?done=witness", "",
 		},
 		{"a wrong key", "/updates/witness", words, "PUT /config", problem(422, "invalid", field("/witness/logs/1", "format")), "", 422, "", `id="logs-problem"`},
 		{"a wrong name", "/updates/witness", words, "PUT /config", problem(422, "invalid", field("/witness/name", "format")), "", 422, "", `id="name-problem"`},
 		{
-			"off", "/updates/witness/off", url.Values{}, "PUT /config", api.ConfigResult{Differences: []api.Difference{{Path: "/witness"}}},
+			"off", "/updates/witness/off",
+			url.Values{},
+			"PUT /config",
+			api.ConfigResult{Differences: []api.Difference{{Path: "/witness"}}},
 			`"people"`, 303, "/updates/witness?done=witness", "",
 		},
 		{"a new key", "/updates/witness/key", url.Values{}, "POST /witness/key", nil, "", 303, "/updates/witness?done=witness-key", ""},

@@ -33,7 +33,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"croft": main})
+	testscript.Main(m, map[string]func(){"croft": main, "box-witness": boxWitness})
 }
 
 // TestScripts runs the command lines in testdata/script, those of a box against a real core behind a real gateway. The

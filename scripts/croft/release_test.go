@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +40,11 @@ func TestReleaseScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
+			"tell":  tellWitness,
+			// readkey NAME FILE: sets an environment variable to what is in a file.
+			"readkey": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+			},
 			// listening ADDRESS: waits until something does.
 			"listening": func(ts *testscript.TestScript, _ bool, args []string) {
 				for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {

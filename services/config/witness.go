@@ -68,7 +68,9 @@ func (r *reader) validateWitness(c api.WitnessConfig) api.WitnessConfig {
 	return c
 }
 
-func sameWitness(a, b api.WitnessConfig) bool { return a.Name == b.Name && slices.Equal(a.Logs, b.Logs) }
+func sameWitness(a, b api.WitnessConfig) bool {
+	return a.Name == b.Name && slices.Equal(a.Logs, b.Logs)
+}
 
 func (s *Store) tellWitness(ctx context.Context, c api.WitnessConfig) {
 	s.tell(ctx, "witness", s.Witness, http.MethodPut, "http://witness/v1/config", c)
