@@ -347,7 +347,16 @@ var phones struct {
 // signIn claims the box over HTTPS, or goes on as the phone that did. In rescue mode, the code opens that.
 func (b *box) signIn(code string) {
 	b.t.Helper()
-	status, body, err := b.do(b.t.Context(), http.MethodPost, boxURL+"/api/v1/claim", api.ClaimRequest{Code: code})
+	var status int
+	var body []byte
+	var err error
+	b.until("it can be signed in", pageTime, func(ctx context.Context) error { // a busy machine may still be starting
+		status, body, err = b.do(ctx, http.MethodPost, boxURL+"/api/v1/claim", api.ClaimRequest{Code: code})
+		if err == nil && status == http.StatusServiceUnavailable {
+			return fmt.Errorf("status %d: %s", status, body)
+		}
+		return nil
+	})
 	phones.Lock()
 	defer phones.Unlock()
 	if err == nil && status == http.StatusConflict {
