@@ -24,6 +24,7 @@ import (
 	"github.com/croft-os/croft/services/core"
 	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/services/gateway"
+	"github.com/croft-os/croft/services/witness"
 	"github.com/croft-os/croft/webui"
 )
 
@@ -127,6 +128,21 @@ func start(t *testing.T) *server {
 	if err := os.Mkdir(filepath.Join(dir, "state"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	cosigns := env("witness")
+	cosigns.StateDir = filepath.Join(dir, "witness")
+	if err := os.Mkdir(cosigns.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	logs, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cosigns.Listeners["logs"] = logs
+	wg.Go(func() {
+		if err := witness.Run(ctx, cosigns, witness.Config{}); err != nil {
+			t.Error(err)
+		}
+	})
 	me := uint32(os.Getuid())
 	ce, we := env("core"), env("webui")
 	licences := filepath.Join(dir, "licences.json.gz")

@@ -342,3 +342,56 @@ test('updates: words of others stay words', async ({ page }) => {
     await check(page);
   }
 });
+
+for (const script of [true, false]) {
+  test(`updates: a witness for others, script ${script ? 'on' : 'off'}`, async ({ browser }, info) => {
+    test.setTimeout(120_000);
+    const lang = script ? 'en' : 'de';
+    const t = words(lang), bad = [];
+    const visitor = await browser.newContext({
+      ...info.project.use, locale: lang === 'de' ? 'de-DE' : 'en-GB', extraHTTPHeaders: nextClient(), javaScriptEnabled: script,
+    });
+    const page = await visitor.newPage();
+    await own(page);
+    watch(page, bad);
+    const see = async name => {
+      await (script ? check : fits)(page);
+      await page.screenshot({ path: `${out}/page-witness-${name}-${lang}${script ? '' : '-noscript'}-${info.project.name}.png`, fullPage: true });
+    };
+    const press = name => page.getByRole('button', { name, exact: true }).click();
+    const label = key => page.getByLabel(t(key), { exact: true });
+    const log = 'PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW';
+    await setUpdates('idle');
+    await page.goto('/updates/trust');
+    await page.getByRole('link', { name: t('witness.title') }).click();
+    await expect(page.locator('.note')).toContainText(t('witness.off'));
+    await see('off');
+    await label('witness.name').fill('witness.example.org');
+    await label('witness.logs').fill('no key');
+    await press(t('witness.submit'));
+    await expect(page.locator('#logs-problem')).toContainText(t('witness.logs.wrong'));
+    await see('wrong');
+    await label('witness.logs').fill(log);
+    await press(t('witness.submit'));
+    await expect(async () => { // the clock is asked at once, but not before the answer
+      await page.goto('/updates/witness');
+      await expect(page.locator('.note')).toContainText(t('witness.on.one', 1), { timeout: 500 });
+    }).toPass();
+    await expect(page.locator('#witness-key')).toContainText('witness.example.org+');
+    await expect(page.locator('main')).toContainText(t('witness-log.none'));
+    await see('on');
+    const key = await page.locator('#witness-key').textContent();
+    await page.getByRole('link', { name: t('witness-key.title') }).click();
+    await see('key');
+    await press(t('witness-key.submit'));
+    await expect(page.locator('.done')).toHaveText(t('done.witness-key'));
+    await expect(page.locator('#witness-key')).not.toHaveText(key);
+    await page.goto('/box/config');
+    await expect(page.locator('.diffs').first()).toContainText(log);
+    await page.goto('/updates/witness');
+    await press(t('witness.end'));
+    await expect(page.locator('.note')).toContainText(t('witness.off'));
+    expect(bad.filter(b => !/status of 422/.test(b))).toEqual([]);
+    await visitor.close();
+  });
+}

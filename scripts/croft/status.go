@@ -102,6 +102,13 @@ func statusText(s api.Box, needs []string) string {
 		fmt.Fprintf(tw, "Disk\t%s of %s free\n", flash.Bytes(v.Data.Free), flash.Bytes(v.Data.Size))
 	}
 	fmt.Fprintf(tw, "Load\t%.2f on %d cores\n", v.Load1, v.CPUs)
+	if x := s.Witness; x != nil && x.Config.On() {
+		what := fmt.Sprintf("%s, for %d logs of others", x.Config.Name, len(x.Logs))
+		if !x.Running {
+			what = x.Config.Name + ", but cosigns nothing: " + cmp.Or(x.Problem, "it starts")
+		}
+		fmt.Fprintf(tw, "Witness\t%s\n", what)
+	}
 	if v.Temperature != nil {
 		fmt.Fprintf(tw, "Temperature\t%.0f °C\n", *v.Temperature)
 	}

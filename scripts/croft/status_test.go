@@ -29,6 +29,25 @@ func TestNeeds(t *testing.T) {
 	}
 }
 
+// TestWitnessLine looks for what the box does for others: nothing unless an owner wants it.
+func TestWitnessLine(t *testing.T) {
+	on := api.WitnessConfig{Name: "w.example"}
+	for _, tc := range []struct {
+		w    *api.Witness
+		want string
+	}{
+		{nil, ""},
+		{&api.Witness{}, ""},
+		{&api.Witness{Config: on, Running: true, Logs: []api.WitnessLog{{Origin: "a"}}}, "w.example, for 1 logs of others"},
+		{&api.Witness{Config: on, Problem: "disk-full"}, "w.example, but cosigns nothing: disk-full"},
+	} {
+		got := statusText(api.Box{Witness: tc.w}, nil)
+		if tc.want == "" && strings.Contains(got, "Witness") || !strings.Contains(got, tc.want) {
+			t.Errorf("%+v: %s", tc.w, got)
+		}
+	}
+}
+
 func TestSpan(t *testing.T) {
 	for ms, want := range map[int64]string{0: "a moment", 999: "a moment", 1000: "1 second", 119_000: "1 minute", 7_300_000: "2 hours", 90_000_000: "1 day"} {
 		if got := span(ms); got != want {
