@@ -125,6 +125,32 @@ func (c *Client) Fetch(ctx context.Context, r FetchRequest, progress func(Progre
 	return fmt.Errorf("the fetcher ended in the middle: %w", errors.Join(lines.Err(), io.ErrUnexpectedEOF))
 }
 
+// Frames has the frames of a part made for neighbours, from the part as it is. It takes long, on purpose. An *Error with
+// http.StatusUnprocessableEntity says that another encoder made the frames.
+func (c *Client) Frames(ctx context.Context, w Want, part io.Reader) error {
+	b, err := json.Marshal(w)
+	if err != nil {
+		return err
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/v1/frames", io.MultiReader(bytes.NewReader(append(b, '\n')), part))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// Has tells whether a blob is kept.
+func (c *Client) Has(ctx context.Context, blob string) (bool, error) {
+	resp, err := c.do(ctx, http.MethodHead, "/v1/repo/"+release.BlobFile(blob), nil)
+	if fe, ok := errors.AsType[*Error](err); ok && fe.Status == http.StatusNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, resp.Body.Close()
+}
+
 // Get returns a file of the kept repository. It makes Client a trust.Source.
 func (c *Client) Get(ctx context.Context, path string, limit int64) ([]byte, error) {
 	if class, _ := fetch.Path(path); class == fetch.ClassNone {

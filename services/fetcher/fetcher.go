@@ -147,6 +147,7 @@ func (s *service) handler() http.Handler {
 	}
 	updater("POST /v1/refresh", s.postRefresh)
 	updater("POST /v1/fetch", s.postFetch)
+	updater("POST /v1/frames", s.postFrames)
 	updater("GET /v1/repo/{path...}", s.getRepo)
 	updater("GET /v1/state", s.getState)
 	updater("POST /v1/probe", s.postProbe)

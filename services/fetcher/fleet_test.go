@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/services/discovery"
+	"github.com/croft-os/croft/updater/delta"
 	"github.com/croft-os/croft/updater/fetch/fetchtest"
 	"github.com/croft-os/croft/updater/publish/publishtest"
 	"github.com/croft-os/croft/updater/release"
@@ -151,6 +153,15 @@ func (f *fleet) netns(name string) string {
 	return ns
 }
 
+// lan is a bridge in a namespace.
+func (f *fleet) lan() string {
+	f.t.Helper()
+	lan := f.netns("lan")
+	f.run("ip", "-n", lan, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
+	f.run("ip", "-n", lan, "link", "set", "br0", "up")
+	return lan
+}
+
 // host is a namespace on the LAN.
 func (f *fleet) host(lan string, n int) string {
 	f.t.Helper()
@@ -252,9 +263,7 @@ func TestFleet(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	f := &fleet{t, dir, fmt.Sprintf("crf%d-", os.Getpid())}
-	lan := f.netns("lan")
-	f.run("ip", "-n", lan, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
-	f.run("ip", "-n", lan, "link", "set", "br0", "up")
+	lan := f.lan()
 
 	p := quick(t, publishtest.Options{})
 	one := p.AddRelease("pc", 1, "v1", fetchtest.Bytes(1, 3<<20), fetchtest.Bytes(2, 14<<20))
@@ -368,4 +377,78 @@ func TestFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	cellar.neighbours(f, 0)
+}
+
+// TestFleetPatch has one box take a release as a patch, and make its frames anew. The mirror dies, and one with another base takes the
+// release from it.
+func TestFleetPatch(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute: run without -short")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for network namespaces")
+	}
+	dir, err := os.MkdirTemp("", "fleet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f := &fleet{t, dir, fmt.Sprintf("crp%d-", os.Getpid())}
+	lan := f.lan()
+	boot, old := fetchtest.Bytes(1, 100_000), fetchtest.Bytes(2, 300_000)
+	next := bytes.Clone(old)
+	for i := range 50 {
+		next[i*5000]++
+	}
+	p := quick(t, publishtest.Options{})
+	one := p.AddRelease("pc", 1, "v1", boot, old)
+	two := p.AddRelease("pc", 2, "v2", boot, next)
+	if len(two.Root.Patches) != 1 || two.Root.Patches[0].From != one.Root.SHA256 {
+		t.Fatalf("not the patch that is to be tested: %+v", two.Root)
+	}
+	const url = "http://10.77.0.9:8080/"
+	kill := f.start(f.host(lan, 9), mirrorEnv, fleetMirror{p.Dir(), "10.77.0.9:8080", filepath.Join(dir, "lies"), filepath.Join(dir, "asked")}, 0)
+	attic, cellar := f.box(f.host(lan, 1), "attic", p.Root(), url), f.box(f.host(lan, 3), "cellar", p.Root(), url)
+	f.wait("the mirror answers", func() bool {
+		s := attic.refresh(RefreshRequest{Internet: true})
+		return len(s) > 0 && s[len(s)-1].Kind == "mirror" && s[len(s)-1].Cause == ""
+	})
+	patch := two.Root.Patches[0]
+	if err := attic.Fetch(t.Context(), FetchRequest{Blobs: []Want{{Blob: patch.Blob, Size: patch.Size}}, Internet: true, Sure: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	kill()
+	var root bytes.Buffer // attic's new slot
+	err = delta.Apply(t.Context(), two.Root, delta.Way{Patch: &patch}, bytes.NewReader(old), func(blob string) (io.ReaderAt, int64, error) {
+		return attic.Blob(t.Context(), blob, patch.Size), patch.Size, nil
+	}, &root)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	cellar.neighbours(f, 1)
+	if got := cellar.believes(p.Root(), ""); !strings.Contains(got, "pc v2") {
+		t.Errorf("cellar believes %q", got)
+	}
+	all := FetchRequest{Blobs: wants(two)[:2], Internet: true, Sure: true}
+	var fe *Error
+	if err := cellar.Fetch(t.Context(), all, nil); !errors.As(err, &fe) || fe.Cause != "download" {
+		t.Errorf("attic has no frames yet, and cellar got them: %v", err)
+	}
+	for i, part := range [][]byte{boot, root.Bytes()} {
+		if err := attic.Frames(t.Context(), wants(two)[i], bytes.NewReader(part)); err != nil {
+			t.Fatal(err)
+		}
+		if has, err := attic.Has(t.Context(), wants(two)[i].Blob); err != nil || !has {
+			t.Errorf("the frames are not there: %v", err)
+		}
+	}
+	if err := attic.Frames(t.Context(), wants(one)[1], bytes.NewReader(root.Bytes())); !errors.As(err, &fe) || fe.Status != http.StatusUnprocessableEntity {
+		t.Errorf("frames of another part: %v", err)
+	}
+	seen := map[string]bool{}
+	if err := cellar.Fetch(t.Context(), all, func(p Progress) { seen[p.Source] = true }); err != nil || !seen["neighbour"] || seen["mirror"] {
+		t.Errorf("from %v: %v", seen, err)
+	}
+	cellar.holds(wants(two)[:2], p.Dir())
 }

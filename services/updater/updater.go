@@ -102,6 +102,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	wg.Go(func() { e.run(ctx) })
 	wg.Go(func() { e.tellFetcher(ctx) })
 	wg.Go(func() { e.watchFetcher(ctx) })
+	wg.Go(func() { e.helpNeighbours(ctx) })
 	wg.Go(func() { env.Watch(ctx, e.alive) })
 	env.Ready("running")
 	return daemon.Serve(ctx, daemon.AllowPeers(l, env.Log, cfg.Peers...), e.handler())

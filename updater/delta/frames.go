@@ -15,16 +15,35 @@ import (
 // maxFrame is the most that a compressed frame may have, as package release has it.
 const maxFrame = release.FrameSize + release.FrameSize/64
 
-// WriteFrames writes the frames of a part to w, and returns their description and the size and hash of the part. The same part gives
-// the same frames, whatever the machine, for as long as the encoder stays the same.
-func WriteFrames(w io.Writer, part io.Reader) (f release.Frames, size int64, sum string, err error) {
-	// One goroutine. A frame's window is never larger than the frame.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(release.FrameSize),
+// Framer makes frames. The same piece of a part gives the same frame, whatever the machine, for as long as the encoder stays the
+// same: a box makes the frames of the release that it runs again, for its neighbours. So the level is the best one whose memory
+// (17 MB with a piece and its frame; the next one takes 48) a box has to spare.
+type Framer struct{ enc *zstd.Encoder }
+
+// NewFramer returns a Framer, for one goroutine, to be closed.
+func NewFramer() (*Framer, error) {
+	// A frame's window is never larger than the frame.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(release.FrameSize),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
 	if err != nil {
-		return f, 0, "", fmt.Errorf("zstd: %w", err)
+		return nil, fmt.Errorf("zstd: %w", err)
 	}
-	defer enc.Close()
+	return &Framer{enc}, nil
+}
+
+// Frame appends the frame of a piece of at most release.FrameSize bytes to b.
+func (f *Framer) Frame(piece, b []byte) []byte { return f.enc.EncodeAll(piece, b) }
+
+// Close gives the memory back.
+func (f *Framer) Close() error { return f.enc.Close() }
+
+// WriteFrames writes the frames of a part to w, and returns their description and the size and hash of the part.
+func WriteFrames(w io.Writer, part io.Reader) (f release.Frames, size int64, sum string, err error) {
+	framer, err := NewFramer()
+	if err != nil {
+		return f, 0, "", err
+	}
+	defer framer.Close()
 	whole, blob := sha256.New(), sha256.New()
 	piece, frame := make([]byte, release.FrameSize), make([]byte, 0, maxFrame)
 	for {
@@ -39,7 +58,7 @@ func WriteFrames(w io.Writer, part io.Reader) (f release.Frames, size int64, sum
 			return f, 0, "", fmt.Errorf("the part is larger than %d bytes", int64(release.MaxPart))
 		}
 		whole.Write(piece[:n])
-		frame = enc.EncodeAll(piece[:n], frame[:0])
+		frame = framer.Frame(piece[:n], frame[:0])
 		blob.Write(frame)
 		if _, err := w.Write(frame); err != nil {
 			return f, 0, "", fmt.Errorf("write a frame: %w", err)

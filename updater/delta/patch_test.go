@@ -350,7 +350,7 @@ func TestDeterministic(t *testing.T) {
 	if want := "8d7d9911209bdbb1014403f17f97fa4a012315dee7b5ad9177ff2b7ebe8f70d2"; x != want {
 		t.Errorf("patch %s", x)
 	}
-	if want := "41db64b7cc1b6a69425594619ec88c7676028c822b67c8dda1f90b658f6d3922"; part.Frames.Blob != want {
+	if want := "1ad77463e1d0950b6efef5fe45584c861d2fe7724e0cade6b77d635af6e3133a"; part.Frames.Blob != want {
 		t.Errorf("frames %s", part.Frames.Blob)
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))

@@ -1,10 +1,13 @@
 package fetch_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -13,16 +16,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/croft-os/croft/updater/delta"
 	"github.com/croft-os/croft/updater/fetch"
 	"github.com/croft-os/croft/updater/fetch/fetchtest"
 	"github.com/croft-os/croft/updater/release"
 )
 
-// hungry is what TestMemory has another process fetch.
+// hungry is what TestMemory has another process fetch, or make of a part.
 type hungry struct {
 	Dir  string
 	URLs []string
 	Want fetch.Want
+	Part string // path
 }
 
 func runHungry(spec string) {
@@ -45,7 +50,14 @@ func runHungry(spec string) {
 			list = append(list, s)
 		}
 		began := time.Now()
-		if err := (&fetch.Job{Store: store, Sources: list}).Fetch(context.Background(), []fetch.Want{h.Want}); err != nil {
+		if h.Part == "" {
+			err = (&fetch.Job{Store: store, Sources: list}).Fetch(context.Background(), []fetch.Want{h.Want})
+		} else if f, oerr := os.Open(h.Part); oerr == nil {
+			err = store.MakeFrames(context.Background(), h.Want, f, func(work func() error) error { return work() })
+		} else {
+			err = oerr
+		}
+		if err != nil {
 			return err
 		}
 		took := time.Since(began)
@@ -87,25 +99,56 @@ func TestMemory(t *testing.T) {
 		defer srv.Close()
 		urls = append(urls, srv.URL)
 	}
-	for _, n := range []int{1, 3} {
-		spec, err := json.Marshal(hungry{filepath.Join(t.TempDir(), "store"), urls[:n], want})
-		if err != nil {
-			t.Fatal(err)
-		}
+	hunger := func(spec []byte) (kb int64, took time.Duration) {
+		t.Helper()
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "CROFT_TEST_HUNGRY="+string(spec), "GOMEMLIMIT=32MiB")
 		out, err := cmd.Output()
-		var kb, us int64
+		var us int64
 		if _, serr := fmt.Sscan(string(out), &kb, &us); err != nil || serr != nil {
 			t.Fatalf("%v, %v: %s", err, serr, out)
 		}
-		began := time.Now()
-		curl := exec.Command("curl", "-sf", "-o", filepath.Join(t.TempDir(), "x"), urls[0]+"/"+release.BlobFile(want.Blob))
-		err = curl.Run()
-		t.Logf("%d servers: %d bytes in %v, with hashes and fsync; peak %d kB; curl: %v, %v", n, want.Size, time.Duration(us)*time.Microsecond, kb,
-			time.Since(began).Round(time.Millisecond), err)
 		if limit := int64(48 << 10); kb > limit && !raceEnabled {
 			t.Errorf("peak of %d kB, at most %d", kb, limit)
 		}
+		return kb, time.Duration(us) * time.Microsecond
 	}
+	for _, n := range []int{1, 3} {
+		spec, err := json.Marshal(hungry{Dir: filepath.Join(t.TempDir(), "store"), URLs: urls[:n], Want: want})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kb, took := hunger(spec)
+		began := time.Now()
+		curl := exec.Command("curl", "-sf", "-o", filepath.Join(t.TempDir(), "x"), urls[0]+"/"+release.BlobFile(want.Blob))
+		err = curl.Run()
+		t.Logf("%d servers: %d bytes in %v, with hashes and fsync; peak %d kB; curl: %v, %v", n, want.Size, took, kb,
+			time.Since(began).Round(time.Millisecond), err)
+	}
+	// The same for frames that are made of a part.
+	part := bytes.Repeat(programLike(release.FrameSize-5), 2)
+	path := filepath.Join(t.TempDir(), "part")
+	if err := os.WriteFile(path, part, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, size, _, err := delta.WriteFrames(io.Discard, bytes.NewReader(part))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := json.Marshal(hungry{Dir: filepath.Join(t.TempDir(), "store"), Want: fetch.Want{Blob: f.Blob, Size: f.Size, Frames: f.List}, Part: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kb, took := hunger(spec)
+	t.Logf("%d bytes into frames in %v; peak %d kB", size, took, kb)
+}
+
+// programLike is what packs to about a third, as programs do.
+func programLike(size int) []byte {
+	r := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, size)
+	for i := range b {
+		b[i] = byte(r.IntN(6) * r.IntN(6))
+	}
+	return b
 }
