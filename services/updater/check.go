@@ -88,7 +88,7 @@ func (e *engine) refresh(ctx context.Context, internet bool) ([]fetcher.SourceRe
 			results = got.Sources
 		}
 		status, err := f.Refresh(ctx, source{e.fetch}, clock)
-		if errors.Is(err, trust.ErrNotFound) { // nothing was ever fetched: the results say why
+		if errors.Is(err, trust.ErrNotFound) && !errors.Is(err, trust.ErrNotLogged) { // nothing was ever fetched: the results say why
 			err = nil
 			if status.Versions.Timestamp > 0 && status.Stale {
 				err = trust.ErrStale
@@ -116,6 +116,7 @@ func cause(err error) string {
 		{trust.ErrTooLarge, "bad-metadata"},
 		{release.ErrFormat, "bad-metadata"},
 		{trust.ErrStale, "stale"},
+		{trust.ErrNotFound, "download"},
 		{errTooLarge, "too-large"},
 		{slots.ErrTooLarge, "too-large"},
 		{slots.ErrReadBack, "read-back"},

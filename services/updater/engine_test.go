@@ -125,6 +125,9 @@ func TestEndings(t *testing.T) {
 		{"service", faulty{sick: "notes"}, "service", nil},
 		{"crash loop", faulty{loops: "notes"}, "service", nil},
 		{"clock", faulty{built: 1e9}, "unknown", nil},
+		{"no time to be well", faulty{}, "hang", func(s *sim) { s.limit = 40 * time.Second }},
+		{"hardly any time", faulty{}, "hang", func(s *sim) { s.limit = 3 * time.Second }},
+		{"not well, and little time", faulty{page: "connection refused"}, "page", func(s *sim) { s.limit = 40 * time.Second }},
 		{"commit", faulty{}, "commit", func(s *sim) {
 			s.cut = func(point string) error {
 				if point == "before the commit" {

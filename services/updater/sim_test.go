@@ -2,6 +2,7 @@ package updater
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"github.com/croft-os/croft/hardware/layout"
+	"github.com/croft-os/croft/scripts/firmware"
 	"github.com/croft-os/croft/services/api"
 	"github.com/croft-os/croft/services/daemon"
 	"github.com/croft-os/croft/services/fetcher"
@@ -74,6 +76,8 @@ type sim struct {
 	etc map[string][]byte
 
 	first, rootA, rootB *mem
+	lab                 *firmware.Lab // in the place of the three, with a model of a machine's firmware
+	machine             firmware.Start
 	boots               int
 
 	mu        sync.Mutex
@@ -87,6 +91,7 @@ type sim struct {
 	ended     *api.TrialEnd
 	lacks     string
 	rescue    bool
+	limit     time.Duration      // of trials; 0: as PID 1 has it
 	ignores   int                // one-shot starts that the firmware will not take
 	dead      atomic.Bool        // the power is out: nothing has an effect any more
 	behave    map[string]faulty  // how releases are, by version
@@ -98,6 +103,7 @@ type sim struct {
 	settings  *fetcher.Settings  // as the fetcher was told
 	fetched   []string           // blobs
 	asked     []bool             // internet, of each fetch
+	refreshed int                // times that sources were asked for news
 	fetchErr  string             // cause with which fetches fail
 	slow      time.Duration      // that a fetch takes
 	cut       func(string) error // of the engine's files
@@ -306,6 +312,9 @@ func newSim(t *testing.T, pub *publishtest.Publisher, factory *release.Release) 
 }
 
 func (s *sim) medium(running string) *slots.Medium {
+	if s.lab != nil {
+		return s.lab.Medium(s.lab.Disk, layout.Slot(running))
+	}
 	m := &slots.Medium{
 		Table: layout.GPT, Running: layout.Slot(running), First: s.first, Root: s.rootA, RootIdle: s.rootB,
 		RootID: map[layout.Slot]string{"a": testUUID + "2", "b": testUUID + "3"},
@@ -316,8 +325,15 @@ func (s *sim) medium(running string) *slots.Medium {
 	return m
 }
 
+func (s *sim) board() string {
+	if s.lab != nil && s.lab.Layout.Table == layout.MBR {
+		return "pi"
+	}
+	return "pc"
+}
+
 func (s *sim) committed() string {
-	c, err := slots.Committed(layout.GPT, s.first)
+	c, err := s.medium("a").Committed()
 	if err != nil {
 		s.t.Errorf("nothing is committed: %v", err)
 	}
@@ -377,6 +393,9 @@ func (s *sim) bootOnce(ctx context.Context) {
 			s.running, s.trial = slot, true
 		}
 	}
+	if s.lab != nil {
+		s.running = s.starts(s.running, s.trial)
+	}
 	st := s.stamp(s.running)
 	if !st.Complete {
 		s.t.Errorf("the firmware was to start slot %s, which holds nothing", s.running)
@@ -413,7 +432,7 @@ func (s *sim) bootOnce(ctx context.Context) {
 	restart := make(chan struct{})
 	s.restart = restart
 	etc := s.t.TempDir()
-	rel := api.Release{Version: st.Version, Number: st.Number, Board: "pc", Channel: "stable", Built: realNow.Add(-time.Hour).Unix() + b.built}
+	rel := api.Release{Version: st.Version, Number: st.Number, Board: s.board(), Channel: "stable", Built: realNow.Add(-time.Hour).Unix() + b.built}
 	js, _ := json.Marshal(rel)
 	write := func(name string, b []byte) {
 		if err := os.WriteFile(filepath.Join(etc, name), b, 0o600); err != nil {
@@ -474,7 +493,7 @@ func (s *sim) bootOnce(ctx context.Context) {
 	wg.Go(func() { e.watchFetcher(ectx) })
 	if trial {
 		go func() { // PID 1's own limit
-			sleep(ectx, 5*time.Minute)
+			sleep(ectx, s.trialLimit())
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.trial && s.restart == restart && s.trialFile != nil && s.trialFile.Cause == "" {
@@ -493,6 +512,29 @@ func (s *sim) bootOnce(ctx context.Context) {
 	cancel()
 	wg.Wait()
 }
+
+// starts is the slot that the machine's firmware, boot loader and kernel start from the medium.
+func (s *sim) starts(slot string, trial bool) string {
+	var once layout.Slot
+	if trial {
+		once = layout.Slot(slot)
+	}
+	d := s.lab.Disk
+	b, err := s.machine.Boot(d, d.Size(), once)
+	if err != nil {
+		s.t.Errorf("%s starts nothing: %v", s.machine.Name, err)
+		return slot
+	}
+	_, after, _ := strings.Cut(b.Cmdline, "croft.slot=")
+	got, _, _ := strings.Cut(after, " ")
+	if got != slot {
+		s.t.Errorf("%s starts slot %q, want %q", s.machine.Name, got, slot)
+	}
+	return got
+}
+
+// trialLimit is how long PID 1 lets a release be on trial.
+func (s *sim) trialLimit() time.Duration { return cmp.Or(s.limit, trialTime) }
 
 // powerOut cuts the power: from now on nothing has an effect until the next start.
 func (s *sim) powerOut() {
@@ -544,11 +586,11 @@ func (s *sim) initd() http.Handler {
 	}
 	mux.HandleFunc("GET /v1/slots", lock(func(w http.ResponseWriter, r *http.Request) {
 		v := api.Slots{
-			Board: "pc", Table: "gpt", Running: s.running, Committed: s.committed(), Trial: s.trial, RootIDs: map[string]string{},
+			Board: s.board(), Table: string(s.medium("a").Table), Running: s.running, Committed: s.committed(), Trial: s.trial, RootIDs: map[string]string{},
 			Ended: s.ended, Pending: s.pending, OneShot: s.lacks, Rescue: s.rescue,
 		}
 		if s.trial {
-			v.LeftMS = (5*time.Minute - time.Since(s.since)).Milliseconds()
+			v.LeftMS = max(0, (s.trialLimit() - time.Since(s.since)).Milliseconds())
 		}
 		daemon.WriteJSON(w, 200, v)
 	}))
@@ -640,6 +682,7 @@ func (s *sim) fetcherd() http.Handler {
 		json.NewDecoder(r.Body).Decode(&req)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.refreshed++
 		var res fetcher.RefreshResult
 		for _, x := range s.sources {
 			if x.kind == "mirror" && !req.Internet {

@@ -47,7 +47,7 @@ func (e *engine) trial(ctx context.Context, s api.Slots) {
 	}
 	e.status("looking whether the new release works")
 	restarts := map[string]int{}
-	last := ailment{"unknown", "there was no time to look", ""}
+	var last ailment
 	for good := 0; ; {
 		left := time.Duration(passes-good) * passEvery
 		e.setState(api.UpdateTrial, &api.UpdateProgress{Done: int64(good), Total: passes, LeftMS: left.Milliseconds()})
@@ -71,7 +71,7 @@ func (e *engine) trial(ctx context.Context, s api.Slots) {
 		}
 		if time.Now().Add(wait).After(end) {
 			if bad == nil {
-				last = ailment{"unknown", "it was well too late", ""}
+				last = ailment{"hang", "the time was over before it was well often enough", ""}
 			}
 			e.giveUp(ctx, p, s, last)
 			return

@@ -132,19 +132,38 @@ func (p *Publisher) people(role string, n [2]int) publish.Threshold {
 
 func (p *Publisher) witness(n int) {
 	for i := range n {
-		tw := &testWitness{key: p.key(fmt.Sprintf("witness-%d.example", i+1)), dir: p.t.TempDir()}
-		tw.restart(p)
-		s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			if tw.stopped.Load() {
-				http.Error(rw, "stopped", http.StatusServiceUnavailable)
-				return
-			}
-			tw.now.Load().ServeHTTP(rw, r)
-		}))
-		p.t.Cleanup(func() { s.Close(); tw.now.Load().Close() })
-		tw.url = s.URL
-		p.witnesses = append(p.witnesses, tw)
+		p.serve(&testWitness{key: p.key(fmt.Sprintf("witness-%d.example", i+1)), dir: p.t.TempDir()})
 	}
+}
+
+func (p *Publisher) serve(tw *testWitness) {
+	p.t.Helper()
+	tw.restart(p)
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if tw.stopped.Load() {
+			http.Error(rw, "stopped", http.StatusServiceUnavailable)
+			return
+		}
+		tw.now.Load().ServeHTTP(rw, r)
+	}))
+	p.t.Cleanup(func() { s.Close(); tw.now.Load().Close() })
+	tw.url = s.URL
+	p.witnesses = append(p.witnesses, tw)
+}
+
+// Fork is the same people with the same log and the same witnesses once more, in a folder of its own. What one of the two publishes, the
+// other one's witnesses do not hear of: together they show a split view.
+func (p *Publisher) Fork() *Publisher {
+	p.t.Helper()
+	f := *p
+	f.dir, f.keys, f.witnesses = filepath.Join(p.t.TempDir(), "repo"), maps.Clone(p.keys), nil
+	p.check(os.CopyFS(f.dir, os.DirFS(p.dir)))
+	for _, w := range p.witnesses {
+		tw := &testWitness{key: w.key, dir: filepath.Join(p.t.TempDir(), "witness")}
+		p.check(os.CopyFS(tw.dir, os.DirFS(w.dir)))
+		f.serve(tw)
+	}
+	return &f
 }
 
 // restart has the witness watch the log's present keys.
