@@ -245,10 +245,13 @@ func clip(s string) string {
 	return string(out)
 }
 
-// trialCame notes how far the trial came.
+// trialCame notes how far the trial came. A trial that was over before there was a data partition to say so on says so with
+// cameStarted.
 func (b *Box) trialCame(how string) error {
+	b.trialMu.Lock() // before the record is looked at: why the trial failed must not be written over
+	defer b.trialMu.Unlock()
 	b.mu.Lock()
-	on, rescue := b.trial.on && b.trial.record.Cause == "", b.rescue != nil
+	on, rescue := b.trial.on && (b.trial.record.Cause == "" || how == cameStarted), b.rescue != nil
 	if stages := []string{"", cameStarted, cameServices, cameReady}; slices.Index(stages, how) <= slices.Index(stages, b.trial.record.Came) {
 		on = false
 	} else {
@@ -259,8 +262,6 @@ func (b *Box) trialCame(how string) error {
 	if !on || rescue {
 		return nil
 	}
-	b.trialMu.Lock()
-	defer b.trialMu.Unlock()
 	return writeTrial(b.trialPath(), record)
 }
 

@@ -107,6 +107,7 @@ func TestTrials(t *testing.T) {
 		deaf  bool             // the firmware takes no notice
 		trial func(b *Box)     // after recordTrial, on trial; nil: the new system never came so far
 		data  string           // error of the data partition, on trial
+		slow  time.Duration    // that the data partition takes, on trial
 		want  *api.TrialEnd    // in slot a afterwards; nil: it was kept
 		limit string           // croft.trial=
 		keeps bool             // slot b is committed in trial
@@ -168,6 +169,11 @@ func TestTrials(t *testing.T) {
 			},
 			want: &api.TrialEnd{Slot: "b", Version: "v-b", Came: "started", Cause: "service", Detail: "service core: crashing"},
 		},
+		{
+			name: "over before the data partition is there", slow: 4 * time.Second, limit: "2", trial: func(b *Box) { <-b.end },
+			takes: [2]time.Duration{4 * time.Second, 5 * time.Second},
+			want:  &api.TrialEnd{Slot: "b", Version: "v-b", Came: "started", Cause: "hang", Detail: "the services were not started in time"},
+		},
 		{name: "no data partition", data: "EIO", want: &api.TrialEnd{Slot: "b", Cause: "data"}},
 		{
 			name: "kept", keeps: true,
@@ -223,10 +229,19 @@ func TestTrials(t *testing.T) {
 					if tc.data != "" {
 						b.rescue = &api.Rescue{Detail: tc.data}
 					}
+					if tc.slow != 0 {
+						if err := os.Rename(dir, dir+".later"); err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(tc.slow)
+						if err := os.Rename(dir+".later", dir); err != nil {
+							t.Fatal(err)
+						}
+					}
 					if _, err := b.recordTrial(); err != nil {
 						t.Fatal(err)
 					}
-					if b.over() != (tc.data != "") {
+					if b.over() != (tc.data != "" || tc.slow != 0) {
 						t.Errorf("over %v", b.over())
 					}
 					if tc.keeps {
