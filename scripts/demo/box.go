@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -39,14 +38,14 @@ type box struct {
 // box starts a machine from a copy of the image. Its page is forwarded by interface nic.
 func (d *demo) box(name string, nic int, nics []qemu.NIC) (*box, error) {
 	disk := filepath.Join(d.dir, name+".img")
-	if out, err := exec.CommandContext(d.ctx, "cp", "--sparse=always", filepath.Join(d.dir, "croft-pc.img"), disk).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("copy the image: %w: %s", err, out)
+	if err := qemu.Steadied(d.ctx, filepath.Join(d.dir, "croft-pc.img"), disk); err != nil {
+		return nil, fmt.Errorf("copy the image: %w", err)
 	}
 	if err := os.Truncate(disk, 2<<30); err != nil {
 		return nil, err
 	}
 	vm, err := qemu.Start(d.ctx, qemu.Options{
-		Board: qemu.PC, Disks: []qemu.Disk{{Path: disk}}, NICs: nics, Vars: filepath.Join(d.dir, name+"-vars.fd"), Watchdog: true,
+		Board: qemu.PC, CPUs: 1, Disks: []qemu.Disk{{Path: disk}}, NICs: nics, Vars: filepath.Join(d.dir, name+"-vars.fd"), Watchdog: true,
 	})
 	if err != nil {
 		return nil, err

@@ -3,11 +3,13 @@
 // first; and a release whose page never answers is left again by itself.
 //
 // It uses the commands that publishers use and the API that pages use. Everything stays below out/demo, on loopback, and on a
-// cable between the two machines. It needs a tree without uncommitted changes, and some ten minutes.
+// cable between the two machines. It needs a tree without uncommitted changes, and some ten minutes. The
+// kernels get two more arguments, as emulated PCs need them (qemu.Steady).
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -267,6 +269,9 @@ func (d *demo) release(number int64, version, broken string) error {
 	if err != nil {
 		return err
 	}
+	if err := steady(filepath.Join(payload, "payload.json")); err != nil {
+		return err
+	}
 	stage := "stage-" + version
 	err = d.croft("release", "build", "--payload", payload, "--board", "pc", "--number", fmt.Sprint(number), "--notes", "notes",
 		"--from", "repo", "--out", stage)
@@ -277,6 +282,23 @@ func (d *demo) release(number int64, version, broken string) error {
 		return err
 	}
 	return d.croft("release", "verify", "repo", "--root", "repo/metadata/1.root.json")
+}
+
+// steady adds what emulated PCs need to a release's kernel arguments.
+func steady(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var info croft.PayloadInfo
+	if err := json.Unmarshal(b, &info); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	info.Cmdline += " " + qemu.Steady
+	if b, err = json.Marshal(info); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o644)
 }
 
 // breakPage copies the source, as it is committed, and lets the copy serve no page.

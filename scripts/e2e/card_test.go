@@ -98,7 +98,7 @@ func crashes(t *testing.T, base *faults.Disk, events []faults.Event, from int, c
 			b := start(t, memoryOptions(t, d))
 			b.waitPage()
 			boot(b)
-			b.off()
+			b.vm.Kill()
 		}
 	}
 }
@@ -130,7 +130,7 @@ func TestSettingsOnTheCard(t *testing.T) {
 		return nil
 	}
 	rec := &faults.Recorder{Device: base.Fork()}
-	b := start(t, qemu.Options{Board: qemu.PC, Kernel: direct(t, image(t, qemu.PC)), NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, rec)}}})
+	b := start(t, memoryOptions(t, rec))
 	itself := func(b *box) {
 		t.Helper()
 		b.signIn("ABCD-EFGH")
@@ -160,7 +160,7 @@ func TestSettingsOnTheCard(t *testing.T) {
 		return taken(c)
 	}, itself)
 	c := &cut{disk: end, dir: t.TempDir()}
-	if err := errors.Join(c.load(t.Context()), c.mended(t.Context()), taken(c)); err != nil {
+	if err := errors.Join(c.load(t.Context()), c.loadESP(), c.mended(t.Context()), taken(c)); err != nil {
 		t.Error(err)
 	}
 	esp, err := os.ReadFile(c.esp)
@@ -190,7 +190,7 @@ func TestStartOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := &faults.Recorder{Device: base.Fork()}
-	b := start(t, qemu.Options{Board: qemu.PC, Kernel: direct(t, image(t, qemu.PC)), NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, rec)}}})
+	b := start(t, memoryOptions(t, rec))
 	id, code := b.owned(), b.code()
 	b.api("POST", "/start-over", api.StartOverRequest{Confirm: "erase", Password: password}, nil, 422)
 	mark := b.vm.Console.Mark()
@@ -240,16 +240,14 @@ func TestStartOver(t *testing.T) {
 // TestLostPassword switches a box on and off three times; the code that it then shows makes a new password, once.
 func TestLostPassword(t *testing.T) {
 	t.Parallel()
-	d, err := faults.LoadDisk(image(t, qemu.PC), diskSize)
+	settle(t)
+	d, err := faults.LoadDisk(settled.disk, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := start(t, memoryOptions(t, d))
-	b.owned()
-	b.off()
 	shown := regexp.MustCompile(`recovery code ([0-9A-Z]{4}-[0-9A-Z]{4})`)
 	for range 3 {
-		b = start(t, memoryOptions(t, d))
+		b := start(t, memoryOptions(t, d))
 		ctx, cancel := context.WithTimeout(t.Context(), pageTime)
 		_, err := b.vm.Console.Wait(ctx, 0, regexp.MustCompile(`^\s*Running: `))
 		cancel()
@@ -259,7 +257,7 @@ func TestLostPassword(t *testing.T) {
 		b.vm.Kill()
 		<-b.vm.Done()
 	}
-	b = start(t, memoryOptions(t, d))
+	b := start(t, memoryOptions(t, d))
 	b.waitPage()
 	m, err := b.vm.Console.Wait(t.Context(), 0, shown)
 	if err != nil {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,11 +39,16 @@ func checkDisk(t *testing.T, d qemu.Disk) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkContent(t, disk)
+}
+
+func checkContent(t *testing.T, disk *faults.Disk) {
+	t.Helper()
 	c := cut{disk: disk, dir: t.TempDir()}
-	if err := c.load(t.Context()); err != nil {
+	if err := errors.Join(c.load(t.Context()), c.loadESP()); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run(t.Context(), "sgdisk", "-v", raw); err != nil || !strings.Contains(out, "No problems found") {
+	if out, err := run(t.Context(), "sgdisk", "-v", c.table); err != nil || !strings.Contains(out, "No problems found") {
 		t.Errorf("sgdisk: %v: %s", err, out)
 	}
 	if out, err := run(t.Context(), "e2fsck", "-fn", c.data); err != nil {
@@ -75,10 +81,17 @@ type partitions struct {
 	} `json:"partitiontable"`
 }
 
-// load takes the disk apart.
+// loadESP writes c.esp.
+func (c *cut) loadESP() error {
+	c.esp = filepath.Join(c.dir, "esp")
+	esp := layout.UEFI().Partition(layout.UEFI().Boot[layout.SlotA])
+	return c.disk.CopyTo(c.esp, esp.Start, esp.Size)
+}
+
+// load takes the disk apart, but for the EFI system partition.
 func (c *cut) load(ctx context.Context) error {
 	size := c.disk.Size()
-	c.table, c.esp, c.data = filepath.Join(c.dir, "table"), filepath.Join(c.dir, "esp"), filepath.Join(c.dir, "data")
+	c.table, c.data = filepath.Join(c.dir, "table"), filepath.Join(c.dir, "data")
 	table, err := faults.NewDisk(size)
 	if err != nil {
 		return err
@@ -124,10 +137,6 @@ func (c *cut) load(ctx context.Context) error {
 		if got.Start*layout.SectorSize != w.Start || got.Name != w.Name || got.Size*layout.SectorSize < w.Size {
 			return fmt.Errorf("partition %d is %+v, not %+v", i+1, got, w)
 		}
-	}
-	esp := want.Partition(want.Boot[layout.SlotA])
-	if err := c.disk.CopyTo(c.esp, esp.Start, esp.Size); err != nil {
-		return err
 	}
 	data := p.Table.Partitions[want.Data-1]
 	return c.disk.CopyTo(c.data, data.Start*layout.SectorSize, data.Size*layout.SectorSize)

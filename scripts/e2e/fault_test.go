@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,25 +23,46 @@ import (
 	"github.com/croft-os/croft/services/api"
 )
 
-// memoryOptions are those of a PC whose disk is d.
+// memoryOptions are options whose disk is d.
 func memoryOptions(t *testing.T, d faults.Device) qemu.Options {
 	t.Helper()
 	return qemu.Options{
-		Board: qemu.PC, Kernel: direct(t, image(t, qemu.PC)), NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, d)}},
+		Board: qemu.PC, Kernel: direct(t, image(t, qemu.PC)), CPUs: 1, NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, d)}},
 	}
+}
+
+// firsts are boxes that were started once and switched off, by the size of their disks.
+var firsts struct {
+	sync.Mutex
+	bySize map[int64]startedBox
+}
+
+type startedBox struct {
+	disk     *faults.Disk // not to be written to
+	id, code string
 }
 
 // started returns the disk of a box that was started once and switched off, of size bytes, and the box's id and code.
 func started(t *testing.T, size int64) (d *faults.Disk, id, code string) {
 	t.Helper()
-	d, err := faults.LoadDisk(image(t, qemu.PC), size)
-	if err != nil {
-		t.Fatal(err)
+	firsts.Lock()
+	defer firsts.Unlock()
+	f, ok := firsts.bySize[size]
+	if !ok {
+		d, err := faults.LoadDisk(image(t, qemu.PC), size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := start(t, memoryOptions(t, d))
+		s := b.up()
+		b.off()
+		f = startedBox{d, s.System.ID, b.code()}
+		if firsts.bySize == nil {
+			firsts.bySize = map[int64]startedBox{}
+		}
+		firsts.bySize[size] = f
 	}
-	b := start(t, memoryOptions(t, d))
-	s := b.up()
-	b.off()
-	return d, s.System.ID, b.code()
+	return f.disk.Fork(), f.id, f.code
 }
 
 // editData lets debugfs carry out commands on the data partition of d.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 
 	croft "github.com/croft-os/croft/image"
@@ -25,7 +26,11 @@ func TestMain(m *testing.M) {
 	}
 	out := os.Getenv("CROFT_PAYLOAD")
 	if out == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		for _, dir := range shared.dirs {
+			os.RemoveAll(dir)
+		}
+		os.Exit(code)
 	}
 	pc, err := board.Find(qemu.PC)
 	if err == nil {
@@ -41,4 +46,23 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// shared are the folders of what several tests use.
+var shared struct {
+	sync.Mutex
+	dirs []string
+}
+
+// kept makes a folder that lasts until all tests have ended.
+func kept(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "croft-"+name+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared.Lock()
+	defer shared.Unlock()
+	shared.dirs = append(shared.dirs, dir)
+	return dir
 }

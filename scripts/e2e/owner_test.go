@@ -57,15 +57,11 @@ func (b *box) newPhone() {
 // TestRecoverFile gets an owner back in by a file on the card. It is good once, and what it said is not left there.
 func TestRecoverFile(t *testing.T) {
 	t.Parallel()
+	settle(t)
 	raw := filepath.Join(t.TempDir(), "disk.img")
-	if _, err := run(t.Context(), "cp", "--sparse=always", image(t, qemu.PC), raw); err != nil {
+	if _, err := run(t.Context(), "cp", "--sparse=always", settled.disk, raw); err != nil {
 		t.Fatal(err)
 	}
-	o := qemu.Options{Board: qemu.PC, Kernel: direct(t, raw), NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{Path: raw}}}
-	b := start(t, o)
-	b.own()
-	b.off()
-
 	note := filepath.Join(t.TempDir(), "recover.txt")
 	if err := os.WriteFile(note, []byte("Grandmas Cow 1953\r\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -73,7 +69,8 @@ func TestRecoverFile(t *testing.T) {
 	if _, err := run(t.Context(), "mcopy", "-i", card(raw), note, "::/recover.txt"); err != nil {
 		t.Fatal(err)
 	}
-	b = start(t, o)
+	o := qemu.Options{Board: qemu.PC, Kernel: direct(t, raw), CPUs: 1, NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{Path: raw}}}
+	b := start(t, o)
 	b.waitPage()
 	b.regain("0000-0000", "another password", 403)
 	b.regain("grandmas cow 1953", "another password", 201)
@@ -104,7 +101,7 @@ func TestFlashedSettings(t *testing.T) {
 	if !strings.Contains(out, "http://scheune.local/#7K3M-Q9XA") {
 		t.Errorf("it did not tell where to go on:\n%s", out)
 	}
-	o := qemu.Options{Board: qemu.PC, Kernel: direct(t, raw), NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{Path: raw}}}
+	o := qemu.Options{Board: qemu.PC, Kernel: direct(t, raw), CPUs: 1, NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{Path: raw}}}
 	b := start(t, o)
 	b.waitPage()
 	if code := b.code(); code != "7K3M-Q9XA" {

@@ -38,7 +38,7 @@ func slotless(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, content := range map[string]string{entry: strings.TrimSpace(string(text)) + " " + steady + "\n", blank: string(slots.BlankEntry())} {
+	for path, content := range map[string]string{entry: strings.TrimSpace(string(text)) + " " + qemu.Steady + "\n", blank: string(slots.BlankEntry())} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestRescueSystem(t *testing.T) {
 	img := slotless(t)
 	o := qemu.Options{
 		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize), stick(t, "croft-pc.zip", p.Bundle(qemu.PC, release.Stable)), foreignStick(t)},
-		NICs: []qemu.NIC{{}}, Vars: filepath.Join(t.TempDir(), "vars.fd"), Watchdog: true, Memory: 768,
+		NICs: []qemu.NIC{{}}, Vars: filepath.Join(t.TempDir(), "vars.fd"), Watchdog: true, Memory: 768, CPUs: 1,
 	}
 	b := start(t, o)
 	b.rescueSystem("b") // loader.conf still names A, which has no entry any more

@@ -165,9 +165,8 @@ func TestPowerCutsInSetUp(t *testing.T) {
 	first.waitPage()
 	code := first.code()
 	first.off()
-	kernel := direct(t, image(t, qemu.PC))
 	rec := &faults.Recorder{Device: base.Fork()}
-	b := start(t, qemu.Options{Board: qemu.PC, Kernel: kernel, NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, rec)}}})
+	b := start(t, memoryOptions(t, rec))
 	b.waitPage()
 	other := b.another()
 	b.until("everything runs", time.Minute, func(ctx context.Context) error {
@@ -243,9 +242,7 @@ func TestPowerCutsInSetUp(t *testing.T) {
 		n := come(j)
 		t.Run(fmt.Sprintf("boot %d", j.seed), func(t *testing.T) {
 			t.Parallel()
-			b := start(t, qemu.Options{
-				Board: qemu.PC, Kernel: kernel, NICs: []qemu.NIC{{}}, Disks: []qemu.Disk{{NBD: serve(t, crash(j))}},
-			})
+			b := start(t, memoryOptions(t, crash(j)))
 			b.waitPage()
 			var s api.Setup
 			b.api("GET", "/setup", nil, &s, 200)
@@ -272,7 +269,6 @@ func TestPowerCutsInSetUp(t *testing.T) {
 					t.Errorf("after %d steps, another phone's claim: %d, %v: %s", n, status, err, body)
 				}
 			}
-			b.off()
 		})
 	}
 }

@@ -51,7 +51,7 @@ func TestSlotB(t *testing.T) {
 	_, options, _ := strings.Cut(strings.TrimSpace(string(entry)), "\noptions ")
 	r := &release.Release{
 		Version: "v999.0", Number: 999,
-		Cmdline: strings.NewReplacer(m.RootID[a], "{root}", "croft.slot=a", "croft.slot={slot}").Replace(options) + " croft.version=v999.0 " + steady,
+		Cmdline: strings.NewReplacer(m.RootID[a], "{root}", "croft.slot=a", "croft.slot={slot}").Replace(options) + " croft.version=v999.0 " + qemu.Steady,
 	}
 	for name, p := range map[string]*release.Part{slots.PartBoot: &r.Boot, slots.PartRoot: &r.Root} {
 		base, size, err := m.Base(name)

@@ -90,7 +90,7 @@ func TestTrialEnds(t *testing.T) {
 	t.Parallel()
 	img := bothSlots(t, "croft.trial=40")
 	o := qemu.Options{
-		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}}, Vars: once(t), Watchdog: true,
+		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}}, Vars: once(t), Watchdog: true, CPUs: 1,
 	}
 	b := start(t, o)
 	for _, line := range []string{`This release is on trial`, `This release is given up \(([a-z]+)\)`, `Restarting system`} {
@@ -136,7 +136,7 @@ func TestTrialWithoutData(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := start(t, qemu.Options{
-		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}}, Vars: once(t), Watchdog: true,
+		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, img, diskSize)}, NICs: []qemu.NIC{{}}, Vars: once(t), Watchdog: true, CPUs: 1,
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), pageTime)
 	defer cancel()

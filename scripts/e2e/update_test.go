@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,18 +30,24 @@ type variant struct {
 	args                 string
 }
 
+// hasty shortens the trial of releases that would fail until its end. How long it is without, package boot tests.
+const hasty = "croft.trial=150"
+
 // The releases of the tests. All but the first have to be left again.
 var (
-	good      = variant{name: "good"}
-	panics    = variant{name: "panics", args: "init=/nowhere"} // the kernel finds no first program, and panics
-	initEnds  = variant{name: "init-ends", file: "image/init/main.go", old: "func main() {", new: "func main() {\n\tif len(os.Args) == 1 {\n\t\tos.Exit(3)\n\t}"}
-	pageless  = variant{name: "pageless", file: "webui/webui.go", old: "go func() { done <- srv.Serve(cfg.Listener) }()", new: "_ = srv.Serve"}
+	good     = variant{name: "good"}
+	panics   = variant{name: "panics", args: "init=/nowhere"} // the kernel finds no first program, and panics
+	initEnds = variant{name: "init-ends", file: "image/init/main.go", old: "func main() {", new: "func main() {\n\tif len(os.Args) == 1 {\n\t\tos.Exit(3)\n\t}"}
+	pageless = variant{
+		name: "pageless", file: "webui/webui.go", old: "go func() { done <- srv.Serve(cfg.Listener) }()", new: "_ = srv.Serve", args: hasty,
+	}
 	crashLoop = variant{
 		name: "crash-loop", file: "services/discovery/discovery.go", old: "\thostname, err := os.Hostname()\n",
-		new: "\ttime.AfterFunc(7*time.Second, func() { os.Exit(1) })\n\thostname, err := os.Hostname()\n",
+		new: "\ttime.AfterFunc(7*time.Second, func() { os.Exit(1) })\n\thostname, err := os.Hostname()\n", args: hasty,
 	}
-	hangs = variant{
-		name: "hangs", file: "image/boot/health.go", old: "func (b *Box) pet() {\n", new: "func (b *Box) pet() {\n\tif sinceBoot() > 5*time.Second {\n\t\treturn\n\t}\n",
+	hangs = variant{ // nothing but PID 1 moves any more, and that does not pet the watchdog
+		name: "hangs", file: "image/boot/health.go", old: "func (b *Box) pet() {\n",
+		new: "func (b *Box) pet() {\n\tif sinceBoot() > 10*time.Second {\n\t\tunix.Kill(-1, unix.SIGSTOP)\n\t\tselect {}\n\t}\n",
 	}
 )
 
@@ -49,7 +56,8 @@ var payloads struct {
 	dirs map[string]string
 }
 
-// payload builds what a release is made of, once for all tests: boot.part, root.part and payload.json, in the folder returned.
+// payload builds what a release is made of, once for all tests that have the same source: boot.part, root.part and payload.json, in
+// the folder returned.
 func payload(t *testing.T, v variant, number int64) string {
 	t.Helper()
 	if testing.Short() {
@@ -57,14 +65,11 @@ func payload(t *testing.T, v variant, number int64) string {
 	}
 	payloads.Lock()
 	defer payloads.Unlock()
-	key := fmt.Sprintf("%s-%d", v.name, number)
+	key := fmt.Sprintf("%s %d %s", v.file, number, v.new)
 	if dir, ok := payloads.dirs[key]; ok {
 		return dir
 	}
-	tmp, err := os.MkdirTemp("", "croft-release-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	tmp := kept(t, "release")
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +121,7 @@ func add(t *testing.T, p *publishtest.Publisher, v variant, number int64) *relea
 	}
 	return p.Add(publishtest.Release{
 		Board: info.Board, Version: info.Version, Number: number, Boot: read("boot.part"), Root: read("root.part"),
-		Cmdline: strings.TrimSpace(info.Cmdline + " " + steady + " " + v.args),
+		Cmdline: strings.TrimSpace(info.Cmdline + " " + qemu.Steady + " " + v.args),
 	})[0]
 }
 
@@ -159,8 +164,8 @@ func (b *box) updates(what string, limit time.Duration, ok func(api.Updates) err
 	return u
 }
 
-// update has the box take the release of that number, and returns how the attempt ended.
-func (b *box) update(number int64) api.UpdateAttempt {
+// update has the box take the release of that number, and returns how the attempt ended. On its way told hears of every state.
+func (b *box) update(number int64, told func(state string)) api.UpdateAttempt {
 	b.t.Helper()
 	b.api("POST", "/updates/action", api.UpdateAction{Action: "check"}, nil, 202)
 	offer := b.updates("the release is offered", 2*time.Minute, func(u api.Updates) error {
@@ -177,6 +182,7 @@ func (b *box) update(number int64) api.UpdateAttempt {
 		if u.State != last {
 			b.t.Logf("update: %s", u.State)
 			last = u.State
+			told(last)
 		}
 		if u.State == api.UpdateReady {
 			if _, err := b.ask(b.t.Context(), "POST", "/updates/action", api.UpdateAction{Action: "restart"}, nil, 202); err != nil {
@@ -215,14 +221,10 @@ func settle(t *testing.T) {
 	img := image(t, qemu.PC)
 	settled.Do(func() {
 		settled.err = errors.New("setting up the first box failed")
-		dir, err := os.MkdirTemp("", "croft-settled-")
-		if err != nil {
-			settled.err = err
-			return
-		}
+		dir := kept(t, "settled")
 		o := qemu.Options{
 			Board: qemu.PC, Disks: []qemu.Disk{overlay(t, steadied(t, img), diskSize)}, NICs: []qemu.NIC{{}},
-			Vars: filepath.Join(dir, "vars.fd"), Watchdog: true,
+			Vars: filepath.Join(dir, "vars.fd"), Watchdog: true, CPUs: 1,
 		}
 		b := start(t, o)
 		b.own()
@@ -244,7 +246,7 @@ func ownedBox(t *testing.T, nic qemu.NIC) (*box, qemu.Options) {
 		t.Fatal(err)
 	}
 	o := qemu.Options{
-		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, settled.disk, diskSize)}, NICs: []qemu.NIC{nic}, Vars: vars, Watchdog: true,
+		Board: qemu.PC, Disks: []qemu.Disk{overlay(t, settled.disk, diskSize)}, NICs: []qemu.NIC{nic}, Vars: vars, Watchdog: true, CPUs: 1,
 	}
 	return signedIn(t, o), o
 }
@@ -261,21 +263,20 @@ func signedIn(t *testing.T, o qemu.Options) *box {
 	return b
 }
 
-// TestUpdateEndings takes up releases, good and bad: each ends where it should, with its cause shown.
+// TestUpdateEndings takes up releases that are signed as they must be and do not work: each is left again by itself, with the cause shown.
+// TestPowerCutsInUpdate has the good one.
 func TestUpdateEndings(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		variant
-		outcome string
-		causes  string // any of them
-		soak    bool
+		causes []string // any of them
+		soak   bool
 	}{
-		{good, api.UpdateKept, "", false},
-		{panics, api.UpdateBack, "not-started", false},
-		{initEnds, api.UpdateBack, "not-started", true},
-		{pageless, api.UpdateBack, "page service", false},
-		{crashLoop, api.UpdateBack, "service", true},
-		{hangs, api.UpdateBack, "hang", true},
+		{panics, []string{"not-started"}, false},
+		{initEnds, []string{"not-started"}, true},
+		{pageless, []string{"page", "service"}, false},
+		{crashLoop, []string{"service"}, true},
+		{hangs, []string{"hang"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -283,40 +284,21 @@ func TestUpdateEndings(t *testing.T) {
 				t.Skip("takes minutes; \"make soak\" has it")
 			}
 			p := publishtest.New(t, publishtest.Options{})
-			r := add(t, p, c.variant, 2)
+			add(t, p, c.variant, 2)
 			b, o := ownedBox(t, mirror(t, p.Handler()))
 			b.follow(p)
 			var was api.Updates
 			b.api("GET", "/updates", nil, &was, 200)
-			got := b.update(2)
-			if got.Outcome != c.outcome || (c.causes == "") != (got.Cause == "") || !strings.Contains(" "+c.causes+" ", " "+got.Cause+" ") && c.causes != "" {
-				t.Errorf("the attempt ended as %q, cause %q (%s); want %q, %q", got.Outcome, got.Cause, got.Detail, c.outcome, c.causes)
+			got := b.update(2, func(string) {})
+			if got.Outcome != api.UpdateBack || !slices.Contains(c.causes, got.Cause) {
+				t.Errorf("the attempt ended as %q, cause %q (%s); want %q, %q", got.Outcome, got.Cause, got.Detail, api.UpdateBack, c.causes)
 			}
-			now := b.waitState("everything runs", 2*time.Minute, func(s api.Box) error { return running(s) })
-			if c.outcome == api.UpdateKept {
-				if now.System.Slot != "b" || now.System.Version != r.Version {
-					t.Errorf("slot %s runs %s, want b and %s", now.System.Slot, now.System.Version, r.Version)
-				}
-				u := b.updates("the box knows what it runs", time.Minute, func(u api.Updates) error {
-					if u.Number != 2 || u.Evidence == nil || u.Previous == nil {
-						return fmt.Errorf("%+v", u)
-					}
-					return nil
-				})
-				if e := u.Evidence; e.Signers != 3 || e.Of != 5 || !e.Logged || e.Witnesses < 2 || e.Seen == nil {
-					t.Errorf("evidence: %+v", e)
-				}
-			} else if now.System.Slot != "a" || now.System.Version != was.Version {
+			now := b.waitState("everything runs", 2*time.Minute, running)
+			if now.System.Slot != "a" || now.System.Version != was.Version {
 				t.Errorf("slot %s runs %s, want a and %s", now.System.Slot, now.System.Version, was.Version)
 			}
-			// What was decided holds, and the data are as they were.
 			b.off()
 			checkDisk(t, o.Disks[0])
-			b = signedIn(t, o)
-			again := b.waitState("everything runs after the power was off", 2*time.Minute, running)
-			if again.System.Slot != now.System.Slot || again.System.Version != now.System.Version {
-				t.Errorf("after the power was off slot %s runs %s", again.System.Slot, again.System.Version)
-			}
 		})
 	}
 }

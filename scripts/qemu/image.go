@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -66,6 +67,39 @@ func Direct(ctx context.Context, image, dir string, slot layout.Slot, extra ...s
 	}
 	k.Cmdline = strings.Join(append([]string{k.Cmdline}, extra...), " ")
 	return k, nil
+}
+
+// Steady are kernel arguments for emulated PCs. On a busy machine the kernel now and then measures the emulated processor's clock so
+// wrongly that time runs many times too fast, or takes its timer for broken and panics; told so, it takes another clock, and the timer
+// as it is.
+const Steady = "tsc=unstable no_timer_check"
+
+// Steadied writes to path a copy of a raw UEFI image whose slot A starts with Steady too.
+func Steadied(ctx context.Context, image, path string) error {
+	dir, err := os.MkdirTemp("", "croft-steady-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	k, err := Direct(ctx, image, dir, layout.SlotA)
+	if err != nil {
+		return err
+	}
+	entry := filepath.Join(dir, "entry-a.conf")
+	b, err := os.ReadFile(entry)
+	if err != nil {
+		return err
+	}
+	// The entry keeps its size, of which most is newlines: updates overwrite it in place.
+	b = bytes.Replace(b, []byte(k.Cmdline), []byte(k.Cmdline+" "+Steady), 1)[:len(b)]
+	if err := os.WriteFile(entry, b, 0o600); err != nil {
+		return err
+	}
+	if err := tool(ctx, "cp", "--sparse=always", image, path); err != nil {
+		return err
+	}
+	at := fmt.Sprintf("%s@@%d", path, layout.UEFI().Partition(layout.UEFI().First).Start)
+	return tool(ctx, "mcopy", "-D", "o", "-i", at, entry, "::/loader/entries/croft-a.conf")
 }
 
 // DirectPi does for the Pi's image what the Pi 3's firmware does: it takes kernel, device tree, command line and, for the rescue system,

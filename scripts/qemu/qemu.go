@@ -73,7 +73,7 @@ type Options struct {
 	Disks    []Disk    // the first one is booted from
 	NICs     []NIC     // as they are found by the guest
 	Memory   int       // MiB; 0 means 512
-	CPUs     int       // 0 means 2
+	CPUs     int       // 0 means 2; an emulated PC with more than one rarely panics as it starts, with "Oops: int3"
 	RTC      time.Time // zero means now
 	KVM      bool      // use it if it works
 	Watchdog bool      // an i6300esb that resets the machine
