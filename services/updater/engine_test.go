@@ -679,7 +679,7 @@ func TestStickWithoutNetwork(t *testing.T) {
 
 func TestStale(t *testing.T) {
 	t.Parallel()
-	p := publishtest.New(t, publishtest.Options{Now: func() time.Time { return time.Now().Add(-13 * 24 * time.Hour) }})
+	p := publishtest.New(t, publishtest.Options{Now: func() time.Time { return time.Now().Add(-12 * 24 * time.Hour) }})
 	first := add(p, 1)[0]
 	add(p, 2)
 	s := newSim(t, p, first)

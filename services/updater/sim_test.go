@@ -104,6 +104,7 @@ type sim struct {
 	fetched   []string           // blobs
 	asked     []bool             // internet, of each fetch
 	refreshed int                // times that sources were asked for news
+	probes    int                // times that the page was asked for
 	fetchErr  string             // cause with which fetches fail
 	slow      time.Duration      // that a fetch takes
 	cut       func(string) error // of the engine's files
@@ -129,6 +130,7 @@ type faulty struct {
 	silent   bool   // the kernel does not come up
 	hangs    bool   // PID 1 does, and nothing else happens
 	page     string // why the page does not answer
+	flaky    bool   // of three times, it answers twice
 	health   bool   // core does not answer
 	noAddr   bool
 	readOnly bool
@@ -343,7 +345,7 @@ func (s *sim) committed() string {
 // on begins to run the box; it must be called in a bubble, and off before the bubble ends.
 func (s *sim) on() {
 	if time.Now().Year() < 2026 { // bubbles begin in 2000
-		time.Sleep(time.Until(realNow))
+		time.Sleep(time.Until(begin))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop, s.ended2 = cancel, make(chan struct{})
@@ -365,8 +367,8 @@ func (s *sim) off() {
 	s.up = false
 }
 
-// realNow is the time outside of bubbles.
-var realNow = time.Now().Add(time.Minute)
+// begin is when a box starts: after all that is published outside of bubbles, and at the same time of day whenever the tests run.
+var begin = time.Now().UTC().Truncate(24 * time.Hour).Add((24 + 10) * time.Hour)
 
 // stamp is what a slot says of itself.
 func (s *sim) stamp(slot string) *slots.Stamp {
@@ -432,7 +434,7 @@ func (s *sim) bootOnce(ctx context.Context) {
 	restart := make(chan struct{})
 	s.restart = restart
 	etc := s.t.TempDir()
-	rel := api.Release{Version: st.Version, Number: st.Number, Board: s.board(), Channel: "stable", Built: realNow.Add(-time.Hour).Unix() + b.built}
+	rel := api.Release{Version: st.Version, Number: st.Number, Board: s.board(), Channel: "stable", Built: begin.Add(-time.Hour).Unix() + b.built}
 	js, _ := json.Marshal(rel)
 	write := func(name string, b []byte) {
 		if err := os.WriteFile(filepath.Join(etc, name), b, 0o600); err != nil {
@@ -751,7 +753,11 @@ func (s *sim) fetcherd() http.Handler {
 	mux.HandleFunc("POST /v1/probe", func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		daemon.WriteJSON(w, 200, fetcher.Probe{HTTP: s.fault().page})
+		page := s.fault().page
+		if s.probes++; s.fault().flaky && s.probes%3 == 0 {
+			page = "503"
+		}
+		daemon.WriteJSON(w, 200, fetcher.Probe{HTTP: page})
 	})
 	return mux
 }
