@@ -40,7 +40,7 @@ func uefiBoot(kernel string) func(Modules) ([]File, error) {
 }
 
 // uefiRescue is a kernel of its own, which no update writes to, and a loader entry. The loader takes it by itself only when there is
-// no entry of a slot; otherwise by its menu, which a key that is held down while the machine starts brings up. Volumes are packed in
+// no entry of a slot; otherwise by its menu, which a key that is pressed while the machine starts brings up. Volumes are packed in
 // the order of names, and this one puts the kernel where the image's compression sees that slot A has the same (pack.Window).
 func uefiRescue(boot []File, version, cmdline string) []File {
 	k := File{Path: "rescue-vmlinuz", Data: boot[0].Data}
