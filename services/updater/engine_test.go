@@ -118,6 +118,7 @@ func TestEndings(t *testing.T) {
 		{"kernel panics", faulty{silent: true}, "not-started", nil},
 		{"hangs", faulty{hangs: true}, "hang", nil},
 		{"page", faulty{page: "connection refused"}, "page", nil},
+		{"page, now and then", faulty{flaky: true}, "page", nil},
 		{"database", faulty{health: true}, "database", nil},
 		{"address", faulty{noAddr: true}, "address", nil},
 		{"read-only", faulty{readOnly: true}, "data", nil},
@@ -520,7 +521,7 @@ func TestBusyAndClock(t *testing.T) {
 		s := newSim(t, p, rs[1])
 		play(t, s, func(t *testing.T) {
 			s.await("an offer", time.Hour, func(u api.Updates) bool { return u.Offer != nil })
-			if s.ask("POST", "/v1/busy", BusyRequest{"backup", time.Hour.Milliseconds()}) != 204 || s.ask("POST", "/v1/busy", BusyRequest{"Back up", 1}) != 422 {
+			if s.ask("POST", "/v1/busy", api.UpdateBusy{Who: "backup", ForMS: time.Hour.Milliseconds()}) != 204 || s.ask("POST", "/v1/busy", api.UpdateBusy{Who: "Back up", ForMS: 1}) != 422 {
 				t.Error("the lease was not taken, or a wrong one was")
 			}
 			s.action("install", 2)
@@ -539,10 +540,10 @@ func TestBusyAndClock(t *testing.T) {
 		s := newSim(t, p, rs[1])
 		play(t, s, func(t *testing.T) {
 			s.await("an offer", time.Hour, func(u api.Updates) bool { return u.Offer != nil })
-			s.ask("POST", "/v1/busy", BusyRequest{"export", 1 << 50})
+			s.ask("POST", "/v1/busy", api.UpdateBusy{Who: "export", ForMS: 1 << 50})
 			s.action("install", 2)
 			s.await("ready", time.Hour, func(u api.Updates) bool { return u.State == api.UpdateReady && u.Last.Cause == "busy" })
-			s.ask("POST", "/v1/busy", BusyRequest{"export", 0})
+			s.ask("POST", "/v1/busy", api.UpdateBusy{Who: "export", ForMS: 0})
 			s.await("the new release", 10*time.Minute, runs(2))
 		})
 	})

@@ -29,12 +29,6 @@ const (
 	neighbourEvery = 10 * time.Minute
 )
 
-// BusyRequest is the body of POST /v1/busy: who does something that no restart may cut off, and for how long at most.
-type BusyRequest struct {
-	Who   string `json:"who"`
-	ForMS int64  `json:"for_ms"` // 0: it is over
-}
-
 func (e *engine) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/updates", func(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +57,7 @@ func (e *engine) handler() http.Handler {
 		}
 	})
 	mux.HandleFunc("POST /v1/busy", func(w http.ResponseWriter, r *http.Request) {
-		var b BusyRequest
+		var b api.UpdateBusy
 		if decode(w, r, &b) {
 			answer(w, http.StatusNoContent, e.lease(b))
 		}
@@ -241,7 +235,7 @@ func (e *engine) changeTrust(ctx context.Context, t api.TrustRequest) error {
 var whoRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
 
 // lease holds restarts off, or no longer.
-func (e *engine) lease(b BusyRequest) error {
+func (e *engine) lease(b api.UpdateBusy) error {
 	if !whoRE.MatchString(b.Who) || b.ForMS < 0 {
 		return fmt.Errorf("%w: %q for %d ms", errInvalid, b.Who, b.ForMS)
 	}

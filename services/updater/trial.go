@@ -70,7 +70,7 @@ func (e *engine) trial(ctx context.Context, s api.Slots) {
 			break
 		}
 		if time.Now().Add(wait).After(end) {
-			if bad == nil {
+			if last.cause == "" {
 				last = ailment{"hang", "the time was over before it was well often enough", ""}
 			}
 			e.giveUp(ctx, p, s, last)

@@ -10,7 +10,7 @@
 //	POST /v1/action           an api.UpdateAction; 202, and 409 where it does not fit the state
 //	PUT  /v1/policy           an api.UpdateSettings; 204, and 422 where it is wrong
 //	PUT  /v1/trust            an api.TrustRequest whose password core has checked; 204, and 422 where it is wrong
-//	POST /v1/busy             a BusyRequest: no restart for so long, at most two hours; 204
+//	POST /v1/busy             an api.UpdateBusy: no restart for so long, at most two hours; 204
 //
 // An owner's "install" goes all the way: download, write, check, and the restart as soon as nothing holds it off; "tonight" the
 // same with the restart in the owner's window. By itself the box does as much as "tonight" in mode "auto"; in "ask" and "stay" it
