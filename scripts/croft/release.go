@@ -30,7 +30,7 @@ var releaseVerbs = []command{
 	{"withdraw", "STAGE", "stage the lists without a release", releaseWithdraw},
 	{"bundle", "REPO", "write the file that updates a board without a network", releaseBundle},
 	{"verify", "REPO", "check a repository as a box does, or all of it", releaseVerify},
-	{"log", "REPO", "read a repository's public log, and check all of it", releaseLog},
+	{"log", "REPO", "read a repository's public log, and check all of it; or serve it", releaseLog},
 	{"auditor", "STAGE", "stage lists of a second organisation", releaseAuditor},
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"github.com/croft-os/croft/updater/publish"
 	"github.com/croft-os/croft/updater/release"
 	"github.com/croft-os/croft/updater/tlog"
+	"github.com/croft-os/croft/updater/witness"
 )
 
 func releaseBuild(ctx context.Context, args []string, io stdio) int {
@@ -144,40 +146,67 @@ func readNotes(dir string) (map[string]string, error) {
 }
 
 // machineFlags are what the machine that publishes has.
-type machineFlags struct{ online, log, witnesses *names }
+type machineFlags struct {
+	online  *names
+	log     logFlags
+	verbose *bool
+}
 
 func newMachineFlags(fl *flag.FlagSet) machineFlags {
 	return machineFlags{
 		list(fl, "online-key", "`file` with the key for timestamp and snapshot; while it is exchanged, the old and the new one"),
+		newLogFlags(fl), fl.Bool("v", false, "say more"),
+	}
+}
+
+// run has do change a repository, and says what came of it.
+func (f machineFlags) run(ctx context.Context, io stdio, repo string, do func(context.Context, publish.Options) (*publish.Result, error)) int {
+	return releaseExit(ctx, io, func() error {
+		level := slog.LevelWarn
+		if *f.verbose {
+			level = slog.LevelDebug
+		}
+		o := publish.Options{Repo: repo, Progress: slog.New(slog.NewTextHandler(io.err, &slog.HandlerOptions{Level: level}))}
+		p, err := newPassphrases(newAsker(io))
+		if err != nil {
+			return err
+		}
+		if o.Online, err = p.openAll(ctx, *f.online); err != nil {
+			return err
+		}
+		if o.Log, o.Witnesses, err = f.log.open(ctx, p); err != nil {
+			return err
+		}
+		r, err := do(ctx, o)
+		if err != nil {
+			return err
+		}
+		showResult(io, r, *f.verbose)
+		return nil
+	}())
+}
+
+// logFlags are what a machine has that writes a log.
+type logFlags struct{ keys, witnesses *names }
+
+func newLogFlags(fl *flag.FlagSet) logFlags {
+	return logFlags{
 		list(fl, "log-key", "`file` with the key of the log; while it is exchanged, the new and then the old one"),
 		list(fl, "witness-url", "`NAME=URL` of a witness that is not at https://NAME"),
 	}
 }
 
-func (f machineFlags) options(ctx context.Context, io stdio, repo string, verbose bool) (publish.Options, error) {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelDebug
-	}
-	o := publish.Options{
-		Repo: repo, Witnesses: map[string]string{}, Progress: slog.New(slog.NewTextHandler(io.err, &slog.HandlerOptions{Level: level})),
-	}
+func (f logFlags) open(ctx context.Context, p *passphrases) (keys []*publish.Key, witnesses map[string]string, err error) {
+	witnesses = map[string]string{}
 	for _, w := range *f.witnesses {
 		name, url, ok := strings.Cut(w, "=")
 		if !ok {
-			return o, usageError(fmt.Sprintf("%q is not NAME=URL.", w))
+			return nil, nil, usageError(fmt.Sprintf("%q is not NAME=URL.", w))
 		}
-		o.Witnesses[name] = url
+		witnesses[name] = url
 	}
-	p, err := newPassphrases(newAsker(io))
-	if err != nil {
-		return o, err
-	}
-	if o.Online, err = p.openAll(ctx, *f.online); err != nil {
-		return o, err
-	}
-	o.Log, err = p.openAll(ctx, *f.log)
-	return o, err
+	keys, err = p.openAll(ctx, *f.keys)
+	return keys, witnesses, err
 }
 
 func showResult(io stdio, r *publish.Result, verbose bool) {
@@ -198,23 +227,13 @@ func releasePublish(ctx context.Context, args []string, io stdio) int {
 		"can be done again."+passphraseHelp)
 	m := newMachineFlags(fl)
 	copies := list(fl, "copy", "`folder`: another copy of the stage, whose signatures count too")
-	verbose := fl.Bool("v", false, "say more")
 	rest, code, ok := parse(fl, args, 2, 2)
 	if !ok {
 		return code
 	}
-	return releaseExit(ctx, io, func() error {
-		o, err := m.options(ctx, io, rest[1], *verbose)
-		if err != nil {
-			return err
-		}
-		r, err := publish.Publish(ctx, o, rest[0], *copies)
-		if err != nil {
-			return err
-		}
-		showResult(io, r, *verbose)
-		return nil
-	}())
+	return m.run(ctx, io, rest[1], func(ctx context.Context, o publish.Options) (*publish.Result, error) {
+		return publish.Publish(ctx, o, rest[0], *copies)
+	})
 }
 
 func releaseRefresh(ctx context.Context, args []string, io stdio) int {
@@ -222,23 +241,11 @@ func releaseRefresh(ctx context.Context, args []string, io stdio) int {
 		"Do it daily: without it boxes can't know after two weeks that nothing newer exists. With the log's key the witnesses are asked\n"+
 		"again, too."+passphraseHelp)
 	m := newMachineFlags(fl)
-	verbose := fl.Bool("v", false, "say more")
 	rest, code, ok := parse(fl, args, 1, 1)
 	if !ok {
 		return code
 	}
-	return releaseExit(ctx, io, func() error {
-		o, err := m.options(ctx, io, rest[0], *verbose)
-		if err != nil {
-			return err
-		}
-		r, err := publish.Refresh(ctx, o)
-		if err != nil {
-			return err
-		}
-		showResult(io, r, *verbose)
-		return nil
-	}())
+	return m.run(ctx, io, rest[0], publish.Refresh)
 }
 
 // follow begins a stage that follows a repository.
@@ -247,6 +254,20 @@ func follow(dir, from string) (*publish.Stage, error) {
 		return nil, usageError("Name the repository with --from.")
 	}
 	return publish.NewStage(dir, from, time.Now())
+}
+
+// stage stages a change of a repository, and says whose signatures it needs.
+func stage(ctx context.Context, io stdio, dir, from string, do func(*publish.Stage) error) int {
+	return releaseExit(ctx, io, func() error {
+		st, err := follow(dir, from)
+		if err != nil {
+			return err
+		}
+		if err := do(st); err != nil {
+			return err
+		}
+		return showMissing(io, st)
+	}())
 }
 
 func releaseRotate(ctx context.Context, args []string, io stdio) int {
@@ -290,16 +311,7 @@ func releaseRenew(ctx context.Context, args []string, io stdio) int {
 	if !ok {
 		return code
 	}
-	return releaseExit(ctx, io, func() error {
-		st, err := follow(rest[0], *from)
-		if err != nil {
-			return err
-		}
-		if err := st.Renew(); err != nil {
-			return err
-		}
-		return showMissing(io, st)
-	}())
+	return stage(ctx, io, rest[0], *from, (*publish.Stage).Renew)
 }
 
 func releaseWithdraw(ctx context.Context, args []string, io stdio) int {
@@ -312,16 +324,9 @@ func releaseWithdraw(ctx context.Context, args []string, io stdio) int {
 	if !ok {
 		return code
 	}
-	return releaseExit(ctx, io, func() error {
-		st, err := follow(rest[0], *from)
-		if err != nil {
-			return err
-		}
-		if err := st.Withdraw(release.Channel(*channel), *id, *version); err != nil {
-			return err
-		}
-		return showMissing(io, st)
-	}())
+	return stage(ctx, io, rest[0], *from, func(st *publish.Stage) error {
+		return st.Withdraw(release.Channel(*channel), *id, *version)
+	})
 }
 
 func releaseAuditor(ctx context.Context, args []string, io stdio) int {
@@ -491,9 +496,15 @@ func showVerified(io stdio, v *publish.Verified, deep bool) {
 }
 
 func releaseLog(ctx context.Context, args []string, io stdio) int {
-	fl := flags(io, "log", "release log REPO [--log KEY --witness KEY… --quorum K]\n\n"+
+	fl := flags(io, "log", "release log REPO [--log KEY --witness KEY… --quorum K]\n"+
+		"       croft release log REPO --serve ADDRESS [--log-key FILE --root FILE…]\n\n"+
 		"Lists the entries, after computing the tree from them: whoever looks at it from time to time sees everything that was ever signed\n"+
-		"for boxes. Whose word counts is what the repository's newest root says, or the flags.")
+		"for boxes. Whose word counts is what the repository's newest root says, or the flags.\n\n"+
+		"With --serve it serves the log (C2SP tlog-tiles). With the log's key, too, it adds what other publishers sign, whose first roots\n"+
+		"are named with --root: POST /add takes a root, targets or beta as it is, and answers with its proof (C2SP tlog-proof)."+passphraseHelp)
+	serve := fl.String("serve", "", "`address` to serve the log at; put a web server with TLS in front of it")
+	roots := list(fl, "root", "`file` with the first root of another publisher")
+	write := newLogFlags(fl)
 	log := fl.String("log", "", "`verifier key` of the log")
 	witnesses := list(fl, "witness", "`verifier key` of a witness")
 	quorum := fl.Int("quorum", 1, "how many of them have to have seen it")
@@ -502,6 +513,9 @@ func releaseLog(ctx context.Context, args []string, io stdio) int {
 		return code
 	}
 	return releaseExit(ctx, io, func() error {
+		if *serve != "" {
+			return serveLog(ctx, io, rest[0], *serve, *roots, write)
+		}
 		var policy *tlog.Policy
 		if *log != "" {
 			p, err := tlog.NewPolicy(*log, *witnesses, *quorum)
@@ -532,4 +546,33 @@ func releaseLog(ctx context.Context, args []string, io stdio) int {
 		fmt.Fprintf(io.out, "log %s, %d entries, root hash %v\n", cp.Origin, cp.Size, cp.Hash)
 		return nil
 	}())
+}
+
+// serveLog serves the log of a repository until ctx ends.
+func serveLog(ctx context.Context, io stdio, repo, address string, roots []string, f logFlags) error {
+	o := publish.LogOptions{Repo: repo, Log: slog.New(slog.NewTextHandler(io.err, nil))}
+	for _, name := range roots {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return usageError(err.Error())
+		}
+		o.Roots = append(o.Roots, b)
+	}
+	p, err := newPassphrases(newAsker(io))
+	if err != nil {
+		return err
+	}
+	if o.Keys, o.Witnesses, err = f.open(ctx, p); err != nil {
+		return err
+	}
+	s, err := publish.NewLogServer(o)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(io.out, "listening on http://%s\n", l.Addr())
+	return witness.Serve(ctx, l, s, 3*publish.WitnessTimeout)
 }

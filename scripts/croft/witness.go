@@ -72,6 +72,6 @@ func witnessCommand(ctx context.Context, args []string, io stdio) int {
 			return err
 		}
 		fmt.Fprintf(io.out, "%s\nlistening on http://%s\n", w.VerifierKey(), l.Addr())
-		return witness.Serve(ctx, l, w)
+		return witness.Serve(ctx, l, w, witness.AnswerTime)
 	}())
 }

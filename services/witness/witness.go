@@ -92,7 +92,7 @@ func Run(ctx context.Context, env *daemon.Env, cfg Config) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() {
-		if err := witness.Serve(ctx, s.guests.Listen(logs), s); err != nil && ctx.Err() == nil {
+		if err := witness.Serve(ctx, s.guests.Listen(logs), s, witness.AnswerTime); err != nil && ctx.Err() == nil {
 			s.log.Error("publishers are not answered any more", "err", err)
 			cancel() // to be started again
 		}

@@ -336,28 +336,11 @@ func ReadLog(dir string, policies ...*tlog.Policy) ([]LogEntry, tlog.Checkpoint,
 	}
 	var list []LogEntry
 	tree := (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
-	for uint64(len(list)) < size {
-		i := uint64(len(list)) / layout.EntryBundleWidth
-		path := filepath.Join(dir, layout.EntriesPath(i, layout.PartialTileSize(0, i, size)))
-		b, err := readLimited(path, layout.EntryBundleWidth*(maxEntry+2))
-		if err != nil {
-			return nil, cp, err
-		}
-		for len(b) > 0 && uint64(len(list)) < size {
-			if len(b) < 2 || len(b) < 2+int(b[0])<<8+int(b[1]) {
-				return nil, cp, fmt.Errorf("%s is damaged", path)
-			}
-			n := int(b[0])<<8 + int(b[1])
-			e := b[2 : 2+n]
-			b = b[2+n:]
-			if err := tree.Append(rfc6962.DefaultHasher.HashLeaf(e), nil); err != nil {
-				return nil, cp, err
-			}
-			list = append(list, describeEntry(uint64(len(list)), e))
-		}
-		if uint64(len(list)) < min(size, (i+1)*layout.EntryBundleWidth) {
-			return nil, cp, fmt.Errorf("%s has too few entries", path)
-		}
+	if err := eachEntry(dir, size, func(e []byte) error {
+		list = append(list, describeEntry(uint64(len(list)), e))
+		return tree.Append(rfc6962.DefaultHasher.HashLeaf(e), nil)
+	}); err != nil {
+		return nil, cp, err
 	}
 	root, err := tree.GetRootHash(nil)
 	if size == 0 {
@@ -370,6 +353,32 @@ func ReadLog(dir string, policies ...*tlog.Policy) ([]LogEntry, tlog.Checkpoint,
 		return nil, cp, errors.New("the entries are not those that the checkpoint speaks of")
 	}
 	return list, cp, nil
+}
+
+// eachEntry reads the first entries of the log in a folder; nothing is verified.
+func eachEntry(dir string, size uint64, do func(entry []byte) error) error {
+	for n := uint64(0); n < size; {
+		i := n / layout.EntryBundleWidth
+		path := filepath.Join(dir, layout.EntriesPath(i, layout.PartialTileSize(0, i, size)))
+		b, err := readLimited(path, layout.EntryBundleWidth*(maxEntry+2))
+		if err != nil {
+			return err
+		}
+		for ; len(b) > 0 && n < size; n++ {
+			if len(b) < 2 || len(b) < 2+int(b[0])<<8+int(b[1]) {
+				return fmt.Errorf("%s is damaged", path)
+			}
+			end := 2 + int(b[0])<<8 + int(b[1])
+			if err := do(b[2:end]); err != nil {
+				return err
+			}
+			b = b[end:]
+		}
+		if n < min(size, (i+1)*layout.EntryBundleWidth) {
+			return fmt.Errorf("%s has too few entries", path)
+		}
+	}
+	return nil
 }
 
 func describeEntry(i uint64, e []byte) LogEntry {

@@ -17,7 +17,7 @@ const (
 	maxConns  = 256              // connections
 	rate      = 5                // new trees of a log, a second: each is a write to the disk
 	burst     = 50               // of them at once
-	patience  = 15 * time.Second // for a request or an answer
+	patience  = 15 * time.Second // for a request
 )
 
 // bucket limits how often something may happen.
@@ -106,10 +106,13 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// Serve answers publishers on a listener until ctx ends; h is a Witness, or what is in front of one.
-func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+// AnswerTime is how long a witness may take for an answer, and for having it fetched.
+const AnswerTime = 15 * time.Second
+
+// Serve answers publishers on a listener until ctx ends; h is a Witness, what is in front of one, or a log, which takes longer to answer.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, answer time.Duration) error {
 	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: patience, ReadTimeout: patience, WriteTimeout: patience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: h, ReadHeaderTimeout: patience, ReadTimeout: patience, WriteTimeout: answer, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
