@@ -238,7 +238,7 @@ func (s *story) judge(d image, committing bool) error {
 		err := boots(d, start, idle, s.before[i], append([]*Made{s.old, s.neu}, s.known...))
 		// A Raspberry Pi that is asked for an invalid slot comes to the rescue system or stops, until it is switched off and on
 		// (docs/boards.md).
-		if err != nil && start.model != "" && (errors.Is(err, errStops) || errors.Is(err, errRescue)) {
+		if err != nil && start.model != "" && (errors.Is(err, ErrStops) || errors.Is(err, errRescue)) {
 			err = nil
 		}
 		if err != nil {

@@ -47,7 +47,7 @@ const (
 func started(d *faults.Disk, s Start, trial layout.Slot, known ...*Made) (string, error) {
 	b, err := s.Boot(d, d.Size(), trial)
 	switch {
-	case errors.Is(err, errStops):
+	case errors.Is(err, ErrStops):
 		return stopped, err
 	case err != nil:
 		return "", err

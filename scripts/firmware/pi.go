@@ -91,8 +91,8 @@ func (m Model) order(asked int) []int {
 	return order
 }
 
-// errStops is when boot code finds nothing to start, and waits for another drive or for being switched off.
-var errStops = errors.New("no partition that can be started")
+// ErrStops is when boot code finds nothing to start, and waits for another drive or for being switched off.
+var ErrStops = errors.New("no partition that can be started")
 
 // autobootLimit is how much of autoboot.txt the firmware reads, in bytes.
 const autobootLimit = 512
@@ -148,7 +148,7 @@ func Pi(r io.ReaderAt, size int64, model Model, tryboot bool) (*Boot, error) {
 		}
 	}
 	if v == nil {
-		return nil, errStops
+		return nil, ErrStops
 	}
 	config := "config.txt"
 	if tryboot && !auto.ab {
