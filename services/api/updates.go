@@ -110,6 +110,13 @@ type UpdateSettings struct {
 	TimeZone string       `json:"time_zone"` // IANA name; empty means UTC
 }
 
+// UpdateBusy is the body of POST /v1/busy on the updater's socket: who does something that no restart may cut off, and for how long at
+// most.
+type UpdateBusy struct {
+	Who   string `json:"who"`
+	ForMS int64  `json:"for_ms"` // 0: it is over
+}
+
 // UpdateOffer is a verified release.
 type UpdateOffer struct {
 	Version  string            `json:"version"`

@@ -56,6 +56,7 @@ func (s *server) changed(w http.ResponseWriter, r *http.Request, v api.ConfigRes
 		s.refuse(w, r, err)
 		return
 	}
+	s.holdNetworkTrial(r.Context(), v.Trial)
 	s.box.forget()
 	w.Header().Set("ETag", config.ETag(v.Config))
 	daemon.WriteJSON(w, http.StatusOK, v)

@@ -169,4 +169,7 @@ func (s *server) postRescue(w http.ResponseWriter, r *http.Request, c *caller) {
 	}
 	s.log.Info("rescue", "action", req.Action, "client", c.Place)
 	s.act(w, r, c, "/v1/rescue", req, api.AuditEntry{})
+	if req.Action != "cancel" {
+		s.holdWhileRescuing()
+	}
 }

@@ -72,6 +72,7 @@ type server struct {
 	started   time.Time   // what the monotonic clock is counted from
 	sure      atomic.Bool // the wall clock, when the box was last seen
 	diagnosis sync.Mutex  // one bundle at a time
+	rescuing  sync.Mutex  // held while work on the data partition is watched
 
 	recoverMu sync.Mutex
 	recovered string // the recovery code that was used last

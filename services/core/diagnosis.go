@@ -50,6 +50,7 @@ A file that is not there could not be had at that time, or did not fit: all of t
 func (s *server) getDiagnosis(w http.ResponseWriter, r *http.Request, c *caller) {
 	s.diagnosis.Lock()
 	defer s.diagnosis.Unlock()
+	defer s.hold(holdDiagnosis)()
 	ctx, cancel := context.WithTimeout(r.Context(), bundleTime)
 	defer cancel()
 	if err := s.id.Log(ctx, api.AuditEntry{Action: "diagnosis-taken", Who: c.Person.Name, Place: c.Place}); err != nil {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/croft-os/croft/services/daemon"
@@ -16,11 +17,18 @@ func (s *server) getNetwork(w http.ResponseWriter, _ *http.Request, _ *caller) {
 }
 
 func (s *server) postNetworkKeep(w http.ResponseWriter, r *http.Request, c *caller) {
-	s.done(w, r, s.config.KeepNetwork(r.Context(), c.Caller))
+	s.endedTrial(w, r, s.config.KeepNetwork(r.Context(), c.Caller))
 }
 
 func (s *server) postNetworkRevert(w http.ResponseWriter, r *http.Request, c *caller) {
-	s.done(w, r, s.config.RevertNetwork(r.Context(), c.Caller))
+	s.endedTrial(w, r, s.config.RevertNetwork(r.Context(), c.Caller))
+}
+
+func (s *server) endedTrial(w http.ResponseWriter, r *http.Request, err error) {
+	if err == nil {
+		s.lease(context.WithoutCancel(r.Context()), holdNetwork, 0)
+	}
+	s.done(w, r, err)
 }
 
 // done answers that something was done to the box, or why not.

@@ -371,6 +371,7 @@ func (s *server) putUpdatesFile(w http.ResponseWriter, r *http.Request, c *calle
 		return
 	}
 	defer s.uploading.Unlock()
+	defer s.hold(holdUpload)()
 	ctx, cancel := context.WithTimeout(r.Context(), uploadTime)
 	defer cancel()
 	name := fileName(r.URL.Query().Get("name"))
