@@ -236,8 +236,11 @@ func virtual(dir string) bool {
 }
 
 // plugged tells whether a drive is one that people plug in and pull: Documentation/ABI/stable/sysfs-block, "removable", which discs
-// in USB cases are not.
+// in USB cases are not. Drives for CDs and DVDs, which have a size without a disc, too, are no sticks.
 func plugged(dir string) bool {
+	if strings.HasPrefix(filepath.Base(dir), "sr") { // Documentation/admin-guide/devices.txt, major 11
+		return false
+	}
 	if readNumber(filepath.Join(dir, "removable")) == 1 {
 		return true
 	}

@@ -241,6 +241,7 @@ func TestOpenerSticks(t *testing.T) {
 		fakeDrive{name: "sdd", seq: 4, pulls: true, on: "else"},
 		fakeDrive{name: "sde", seq: 5, pulls: true, on: ""},
 		fakeDrive{name: "sdf", seq: 6, parts: []string{"ntfs"}},
+		fakeDrive{name: "sr0", model: "DVD", seq: 7, pulls: true, on: ""},
 	)
 	var got []string
 	for _, d := range o.List(fetcherUID) {
