@@ -3,7 +3,7 @@
 // first; and a release whose page never answers is left again by itself.
 //
 // It uses the commands that publishers use and the API that pages use. Everything stays below out/demo, on loopback, and on a
-// cable between the two machines. It needs a tree without uncommitted changes, and some ten minutes. The
+// cable between the two machines. It needs a tree without uncommitted changes, and ten to twenty minutes. The
 // kernels get two more arguments, as emulated PCs need them (qemu.Steady).
 package main
 
