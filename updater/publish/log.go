@@ -244,9 +244,9 @@ func (l *transparency) cosign(ctx context.Context, t *logTree, w witness) ([]byt
 	return fmt.Appendf(nil, "— %s %s\n", n.Sigs[0].Name, n.Sigs[0].Base64), nil
 }
 
-// proof shows that the entry at an index stands in the tree that a checkpoint speaks of (C2SP tlog-proof).
-func (t *logTree) proof(ctx context.Context, index uint64, checkpoint []byte) ([]byte, error) {
-	b, err := client.NewProofBuilder(ctx, t.size, t.reader.ReadTile)
+// proveEntry shows that the entry at an index stands in the tree of that size that a checkpoint speaks of (C2SP tlog-proof).
+func proveEntry(ctx context.Context, tiles client.TileFetcherFunc, size, index uint64, checkpoint []byte) ([]byte, error) {
+	b, err := client.NewProofBuilder(ctx, size, tiles)
 	if err != nil {
 		return nil, err
 	}

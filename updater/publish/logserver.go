@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/transparency-dev/tessera/client"
 	"golang.org/x/time/rate"
 
 	"github.com/croft-os/croft/updater/tlog"
@@ -40,6 +41,7 @@ var (
 // POST /add with the bytes of a root, targets or beta is answered with its proof (C2SP tlog-proof), once the entry is on the medium and the
 // witnesses have cosigned. It takes what publishers signed whose first roots it was given, one entry per role and version, and
 // nothing else; so nobody needs a password, and nobody can fill it. What it has taken stands in the log, which is all that it remembers.
+// An entry that is there already is proved as the log stands, which costs others nothing.
 type LogServer struct {
 	o    LogOptions
 	rate *rate.Limiter
@@ -47,6 +49,7 @@ type LogServer struct {
 
 	mu        sync.Mutex // one entry at a time
 	followers []*follower
+	size      uint64 // entries of the log that they are told of
 }
 
 // LogOptions are what a LogServer needs.
@@ -62,9 +65,14 @@ type LogOptions struct {
 // follower is what the log knows of a publisher.
 type follower struct {
 	first   []byte
-	root    *rootMeta           // the newest; nil before the first
-	targets *targetsMeta        // the newest, for beta
-	seen    map[string][32]byte // hash of what it has, by the name of the file
+	root    *rootMeta       // the newest; nil before the first
+	targets *targetsMeta    // the newest, for beta
+	seen    map[string]seen // what the log has, by the name of the file
+}
+
+type seen struct {
+	hash  [32]byte
+	index uint64
 }
 
 // NewLogServer opens a log.
@@ -85,20 +93,31 @@ func NewLogServer(o LogOptions) (*LogServer, error) {
 		if r.Signed.Version != 1 {
 			return nil, fmt.Errorf("a publisher's first root has version %d", r.Signed.Version)
 		}
-		s.followers = append(s.followers, &follower{first: first, seen: map[string][32]byte{}})
+		s.followers = append(s.followers, &follower{first: first, seen: map[string]seen{}})
 	}
-	cp, err := readLimited(filepath.Join(s.dir(), "checkpoint"), tlog.MaxCheckpoint)
+	_, err = s.catchUp()
+	return s, err
+}
+
+// catchUp reads what the log has since it was read last, by whomever it was added, and returns its checkpoint.
+func (s *LogServer) catchUp() (checkpoint []byte, err error) {
+	checkpoint, err = readLimited(filepath.Join(s.dir(), "checkpoint"), tlog.MaxCheckpoint)
 	if err != nil {
 		return nil, err
 	}
-	size, err := checkpointSize(cp)
-	if err != nil {
-		return nil, err
+	size, err := checkpointSize(checkpoint)
+	if err != nil || size <= s.size {
+		return checkpoint, err
 	}
-	return s, eachEntry(s.dir(), size, func(e []byte) error {
-		if f, file, err := s.whose(e); err == nil {
-			f.take(e, file)
+	i := uint64(0)
+	return checkpoint, eachEntry(s.dir(), size, func(e []byte) error {
+		if i++; i <= s.size {
+			return nil
 		}
+		if f, file, err := s.whose(e); err == nil {
+			f.take(e, file, i-1)
+		}
+		s.size = i
 		return nil // what was taken under other rules stays
 	})
 }
@@ -128,7 +147,7 @@ func (s *LogServer) whose(e []byte) (*follower, string, error) {
 		if !ok {
 			continue
 		}
-		if old, ok := f.seen[file]; ok && old != sha256.Sum256(e) {
+		if old, ok := f.seen[file]; ok && old.hash != sha256.Sum256(e) {
 			return nil, "", errTwice
 		}
 		return f, file, nil
@@ -138,8 +157,9 @@ func (s *LogServer) whose(e []byte) (*follower, string, error) {
 
 // signed tells whether an entry is what the publisher's newest keys signed, or is known already, and which file it is.
 func (f *follower) signed(e []byte) (file string, ok bool) {
-	for file, h := range f.seen {
-		if h == sha256.Sum256(e) {
+	hash := sha256.Sum256(e)
+	for file, x := range f.seen {
+		if x.hash == hash {
 			return file, true
 		}
 	}
@@ -153,8 +173,8 @@ func (f *follower) signed(e []byte) (file string, ok bool) {
 		if f.root == nil {
 			return file, bytes.Equal(e, f.first) && by(rootRole(r, roleRoot), file)
 		}
-		next := r.Signed.Version == f.root.Signed.Version+1 || f.seen[file] != [32]byte{}
-		return file, next && by(rootRole(f.root, roleRoot), file) && by(rootRole(r, roleRoot), file)
+		_, again := f.seen[file]
+		return file, (again || r.Signed.Version == f.root.Signed.Version+1) && by(rootRole(f.root, roleRoot), file) && by(rootRole(r, roleRoot), file)
 	}
 	t, err := parseTargets(e)
 	if err != nil || f.root == nil || t.Signed.Version < 1 {
@@ -172,9 +192,12 @@ func (f *follower) signed(e []byte) (file string, ok bool) {
 	return "", false
 }
 
-// take notes an entry that the log has.
-func (f *follower) take(e []byte, file string) {
-	f.seen[file] = sha256.Sum256(e)
+// take notes an entry that the log has, the first time that it has it.
+func (f *follower) take(e []byte, file string, index uint64) {
+	if _, ok := f.seen[file]; ok {
+		return
+	}
+	f.seen[file] = seen{sha256.Sum256(e), index}
 	if r, err := parseRoot(e); err == nil {
 		if f.root == nil || r.Signed.Version > f.root.Signed.Version {
 			f.root = r
@@ -186,13 +209,42 @@ func (f *follower) take(e []byte, file string) {
 	}
 }
 
-// add puts an entry into the log, durably and cosigned, and returns its proof. One that is there already is proved anew.
+// prove shows that an entry that was seen stands in the tree of the checkpoint, as the present policy has to accept it.
+func (s *LogServer) prove(ctx context.Context, e []byte, x seen, checkpoint []byte) ([]byte, error) {
+	_, policy, err := s.own()
+	if err != nil {
+		return nil, err
+	}
+	size, err := checkpointSize(checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	proof, err := proveEntry(ctx, client.FileFetcher{Root: s.dir()}.ReadTile, size, x.index, checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = policy.Verify(e, proof)
+	return proof, err
+}
+
+// add puts an entry into the log, durably and cosigned, and returns its proof.
 func (s *LogServer) add(ctx context.Context, e []byte) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	checkpoint, err := s.catchUp()
+	if err != nil {
+		return nil, err
+	}
 	f, file, err := s.whose(e)
 	if err != nil {
 		return nil, err
+	}
+	if x, ok := f.seen[file]; ok {
+		proof, err := s.prove(ctx, e, x, checkpoint)
+		if err == nil {
+			return proof, nil
+		}
+		s.log.Warn("an entry is proved anew, by another checkpoint", "file", filepath.Base(file), "err", err)
 	}
 	if !s.rate.Allow() {
 		return nil, errTooMany
@@ -229,12 +281,11 @@ func (s *LogServer) add(ctx context.Context, e []byte) ([]byte, error) {
 	if err := writeFile(filepath.Join(s.dir(), "checkpoint"), checkpoint); err != nil {
 		return nil, err
 	}
-	f.take(e, file)
 	s.log.Info("added", "file", filepath.Base(file), "publisher", hashOf(f.first)[:16], "index", at[0], "size", tree.size)
 	if err := l.tidy(tree.size); err != nil {
 		s.log.Warn("old lists of entries stay", "err", err)
 	}
-	return tree.proof(ctx, at[0], checkpoint)
+	return proveEntry(ctx, tree.reader.ReadTile, tree.size, at[0], checkpoint)
 }
 
 // logFile are the paths of C2SP tlog-tiles.

@@ -393,7 +393,7 @@ func (u *updater) oneLog(dir string, keys []*Key, policies []*tlog.Policy, names
 	u.result.Tree, u.result.Witnesses = int64(tree.size), ev.Witnesses
 	u.files = append(u.files, file{dir + "/checkpoint", checkpoint})
 	for i, n := range names {
-		proof, err := tree.proof(u.ctx, at[i], checkpoint)
+		proof, err := proveEntry(u.ctx, tree.reader.ReadTile, tree.size, at[i], checkpoint)
 		if err != nil {
 			return err
 		}
