@@ -171,6 +171,8 @@ func TestSaid(t *testing.T) {
 		{"said.clock.", de["said.clock.later"] + " and more", de["said.clock.later"] + " and more"},
 		{"said.status.", "connected as 10.0.0.2", "verbunden als 10.0.0.2"},
 		{"said.exit.", "killed: memory limit 64 MB", "beendet: Speichergrenze 64 MB"},
+		{"said.status.", "Off.", "Aus."},
+		{"said.status.", "Logs that it watches for others: 2.", "Protokolle, die er für andere im Auge behält: 2."},
 		{"said.status.", "", ""},
 	} {
 		if got := de.said(tt.prefix, tt.text); got != tt.want {
@@ -185,7 +187,7 @@ func TestSaid(t *testing.T) {
 	args := regexp.MustCompile(`%[sdv](?:\.local)?|" \+ [a-z.()A-Z]+ \+ "`)
 	for prefix, dirs := range map[string][]string{
 		"said.network.": {"../hardware/network"}, "said.clock.": {"../hardware/clock/discipline"}, "said.finding.": {"../hardware/disk"},
-		"said.status.": {"../services/network", "../services/discovery", "../services/gateway", "../services/core"},
+		"said.status.": {"../services/network", "../services/discovery", "../services/gateway", "../services/core", "../services/fetcher", "../services/updater", "../services/witness"},
 	} {
 		all := ""
 		for _, dir := range dirs {

@@ -103,7 +103,7 @@ func statusText(s api.Box, needs []string) string {
 	}
 	fmt.Fprintf(tw, "Load\t%.2f on %d cores\n", v.Load1, v.CPUs)
 	if x := s.Witness; x != nil && x.Config.On() {
-		what := fmt.Sprintf("%s, for %d logs of others", x.Config.Name, len(x.Logs))
+		what := fmt.Sprintf("%s, logs of others: %d", x.Config.Name, len(x.Logs))
 		if !x.Running {
 			what = x.Config.Name + ", but cosigns nothing: " + cmp.Or(x.Problem, "it starts")
 		}

@@ -38,7 +38,7 @@ func TestWitnessLine(t *testing.T) {
 	}{
 		{nil, ""},
 		{&api.Witness{}, ""},
-		{&api.Witness{Config: on, Running: true, Logs: []api.WitnessLog{{Origin: "a"}}}, "w.example, for 1 logs of others"},
+		{&api.Witness{Config: on, Running: true, Logs: []api.WitnessLog{{Origin: "a"}}}, "w.example, logs of others: 1"},
 		{&api.Witness{Config: on, Problem: "disk-full"}, "w.example, but cosigns nothing: disk-full"},
 	} {
 		got := statusText(api.Box{Witness: tc.w}, nil)

@@ -205,11 +205,11 @@ func (s *service) status() string {
 	case !s.told.On():
 		return "Off."
 	case s.problem == "disk-full":
-		return "The disk is full, so nothing is cosigned."
+		return "The disk is full, so nothing is confirmed."
 	case s.problem != "":
-		return "Nothing is cosigned: what was signed before can't be read or written."
+		return "Nothing is confirmed: what was confirmed before can't be read or written."
 	}
-	return fmt.Sprintf("Watches %d logs for others.", len(s.told.Logs))
+	return fmt.Sprintf("Logs that it watches for others: %d.", len(s.told.Logs))
 }
 
 func (s *service) getWitness(w http.ResponseWriter, _ *http.Request) {
