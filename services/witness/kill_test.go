@@ -114,36 +114,45 @@ func TestKills(t *testing.T) {
 func killAt(t *testing.T, n int, honest, liar *tlogtest.Log) (killed bool) {
 	b := newBox(t)
 	signed := map[string]map[*tlogtest.Log]int64{} // by key: the largest tree of each history; one of one entry is of both
-	try := func(l *tlogtest.Log, sizes ...int64) {
+	try := func(l *tlogtest.Log, sizes ...int64) error {
 		for _, size := range sizes {
 			w, err := b.status()
 			for end := time.Now().Add(20 * time.Second); err == nil && !w.Running && time.Now().Before(end); w, err = b.status() {
 				time.Sleep(10 * time.Millisecond)
 			}
 			if err != nil || !w.Running {
-				return
+				return err
 			}
 			if w.Logs[0].Size > size {
 				continue
 			}
 			status, _, err := b.add(w.Port, l, w.Logs[0].Size, size)
-			if err == nil && status == 200 && size > 1 {
+			if err != nil {
+				return err
+			}
+			if status == 200 && size > 1 {
 				if signed[w.Key] == nil {
 					signed[w.Key] = map[*tlogtest.Log]int64{}
 				}
 				signed[w.Key][l] = size
 			}
 		}
+		return nil
 	}
 	b.killAt = n
 	b.start()
-	if b.tell(honest) == nil {
-		try(honest, 1, 2, 3)
+	err := b.tell(honest)
+	if err == nil {
+		err = try(honest, 1, 2, 3)
 	}
-	select {
-	case <-b.ended:
-		killed = true
-	case <-time.After(100 * time.Millisecond):
+	// What is answered was durable before, so a process that was ended owes an answer.
+	if err != nil {
+		select {
+		case <-b.ended:
+			killed = true
+		case <-time.After(20 * time.Second):
+			t.Errorf("step %d: %v, and it did not end", n, err)
+		}
 	}
 	b.killAt = 0
 	for _, l := range []*tlogtest.Log{liar, honest} {
