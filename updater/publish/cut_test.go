@@ -16,8 +16,8 @@ import (
 // that is new, have to accept what they find then, and publishing again has to bring it to its end.
 func TestCuts(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("many publications")
+	if testing.Short() || raceEnabled {
+		t.Skip("many publications: minutes with the race detector, which the other tests have")
 	}
 	one := func(k *publish.Key) publish.Threshold {
 		return publish.Threshold{N: 1, Keys: []publish.PublicKey{k.PublicKey}}
