@@ -71,6 +71,7 @@ var sections = []section{
 	{"page", benchPage},
 	{"size", benchSize},
 	{"boot", benchBoot},
+	{"down", benchDown},
 	{"idle", benchIdle},
 	{"update", benchUpdate},
 }
