@@ -23,6 +23,9 @@ import (
 // TestReleaseScripts runs whole lives of publishers, each by the command lines that people type, with witnesses as processes on
 // the loopback interface. Only the payloads are small.
 func TestReleaseScripts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/release",
 		Setup: func(e *testscript.Env) error {

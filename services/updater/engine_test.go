@@ -181,6 +181,9 @@ func TestEndings(t *testing.T) {
 }
 
 func TestTriedTwice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p, rs := repo(t, 1, 2)
 	before := copyOf(t, p)

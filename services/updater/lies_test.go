@@ -80,6 +80,9 @@ func witnessed(t *testing.T, dir string, times int) {
 // TestLies has sources tell lies to a box that was offered release 2. It says so in a word, writes nothing, and believes the truth
 // afterwards: release 4. Of a split view it keeps the evidence, until its owner has looked.
 func TestLies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{})
 	rs := map[int64]*release.Release{1: add(p, 1)[0]}
@@ -245,6 +248,9 @@ func (s *sim) keepsEvidence(p *publishtest.Publisher) {
 
 // TestBeta lets a box take beta releases, and leave off doing so: it stays where it is until a stable release is newer.
 func TestBeta(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{2, 3}})
 	factory := add(p, 1)[0]
@@ -285,6 +291,9 @@ func TestBeta(t *testing.T) {
 // TestPis takes boxes through updates on the medium of Raspberry Pis, started as models of their firmware start it: one update that
 // is kept, and one that fails.
 func TestPis(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	lab, err := firmware.NewLab(t.Context(), t.TempDir(), layout.MBR, firmware.Sizes{Root: 4 << 10, Kernel: 2500, Room: 8 << 10})
 	if err != nil {

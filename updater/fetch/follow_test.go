@@ -91,6 +91,9 @@ func dirSource(t testing.TB, kind, dir string) fetch.Source {
 
 // TestFollow goes along with a publisher's life, and has updaters of several ages read what the store has after each step.
 func TestFollow(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Root: [2]int{2, 3}, Targets: [2]int{2, 3}, Beta: [2]int{1, 2}})
 	b := newBox(t, p.Root())

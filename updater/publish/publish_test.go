@@ -99,6 +99,9 @@ func TestPublisher(t *testing.T) {
 
 // TestReleases publishes more releases than are kept, and checks every byte that boxes could fetch.
 func TestReleases(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 2}})
 	c := client(t, p)
@@ -291,6 +294,9 @@ func files(t *testing.T, dir string) []string {
 
 // TestVerifyFindsOut changes every file that clients read, one after the other, and demands that each is noticed.
 func TestVerifyFindsOut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 1}})
 	p.AddRelease("pc", 1, "v1", part(1000, 1), part(9000, 1))
@@ -478,6 +484,9 @@ func TestKeyStaysSecret(t *testing.T) {
 
 // TestBundle brings a client that has followed the repository before from a release to a later one by the bundle alone.
 func TestBundle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many seconds with the race detector")
+	}
 	t.Parallel()
 	p := publishtest.New(t, publishtest.Options{Beta: [2]int{1, 1}})
 	p.AddRelease("pc", 1, "v1", part(1000, 1), part(9000, 1))
