@@ -52,6 +52,18 @@ func (v *visit) change(doc any, etag string) (res api.ConfigResult, p *api.Probl
 	return res, p, err
 }
 
+// oneField makes problems of a list's entries those of the list, which the page shows as one field.
+func oneField(p *api.Problem, list string) {
+	if p == nil {
+		return
+	}
+	for i, f := range p.Fields {
+		if strings.HasPrefix(f.Path, list+"/") {
+			p.Fields[i].Path = list
+		}
+	}
+}
+
 // applied answers after the document was changed: with the trial of the network or the box's new address if that is what
 // it came to, else with the page to and its sentence.
 func (v *visit) applied(res api.ConfigResult, to, done string) {

@@ -670,13 +670,7 @@ func (v *visit) postUpdatePolicy() {
 		v.applied(res, "/updates", "update-policy")
 		return
 	}
-	if problem != nil {
-		for i, f := range problem.Fields { // an entry of the list is the field itself
-			if strings.HasPrefix(f.Path, "/updates/mirrors/") {
-				problem.Fields[i].Path = "/updates/mirrors"
-			}
-		}
-	}
+	oneField(problem, "/updates/mirrors")
 	at := map[string]string{"mode": "mode", "from": "from", "to": "to", "channel": "channel", "mirrors": "mirrors"}
 	if t, ok := v.trouble(problem, err, at); ok {
 		v.policyPage(p, t)

@@ -129,13 +129,7 @@ func (v *visit) setWitness(want api.WitnessConfig) {
 		v.applied(res, "/updates/witness", "witness")
 		return
 	}
-	if problem != nil {
-		for i, f := range problem.Fields { // an entry of the list is the field itself
-			if strings.HasPrefix(f.Path, "/witness/logs/") {
-				problem.Fields[i].Path = "/witness/logs"
-			}
-		}
-	}
+	oneField(problem, "/witness/logs")
 	if t, ok := v.trouble(problem, err, map[string]string{"name": "name", "logs": "logs"}); ok {
 		if t.Fields["logs"] != "" && len(want.Logs) > 0 {
 			t.Fields["logs"] = v.text.s("witness.logs.wrong")
