@@ -8,6 +8,7 @@ for board in pc vm-arm64 pi; do
 	go run ./scripts/croft build --board "$board" --out "$out"
 done
 export CROFT_OUT="$out"
+go vet ./...
 log=$out/test.log
 : >"$log"
 # run shows a command's output, keeps it, and remembers that it failed.

@@ -31,7 +31,7 @@ import (
 
 const (
 	cuts   = 240  // crash images that are checked
-	booted = 10   // of them, and booted to the page
+	booted = 12   // of them, and booted to the page
 	more   = 4000 // crash images that are searched for ones that the kernel alone could not mount
 )
 

@@ -249,10 +249,11 @@ func (b *box) neighbours(f *fleet, n int) {
 	})
 }
 
-// TestFleet has one box fetch from the mirror, and the others from it. The mirror lies, then dies: all end with the right bytes.
-func TestFleet(t *testing.T) {
+// newFleet is a fleet whose namespaces' names begin with prefix.
+func newFleet(t *testing.T, prefix string) *fleet {
+	t.Helper()
 	if testing.Short() {
-		t.Skip("takes a minute: run without -short")
+		t.Skip("takes half a minute and more: run without -short")
 	}
 	if os.Getuid() != 0 {
 		t.Skip("needs root, for network namespaces")
@@ -262,13 +263,18 @@ func TestFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := &fleet{t, dir, fmt.Sprintf("crf%d-", os.Getpid())}
+	return &fleet{t, dir, fmt.Sprintf("%s%d-", prefix, os.Getpid())}
+}
+
+// TestFleet has one box fetch from the mirror, and the others from it. The mirror lies, then dies: all end with the right bytes.
+func TestFleet(t *testing.T) {
+	f := newFleet(t, "crf")
 	lan := f.lan()
 
 	p := quick(t, publishtest.Options{})
 	one := p.AddRelease("pc", 1, "v1", fetchtest.Bytes(1, 3<<20), fetchtest.Bytes(2, 14<<20))
 	const url = "http://10.77.0.9:8080/"
-	lies, askedFile := filepath.Join(dir, "lies"), filepath.Join(dir, "asked")
+	lies, askedFile := filepath.Join(f.dir, "lies"), filepath.Join(f.dir, "asked")
 	kill := f.start(f.host(lan, 9), mirrorEnv, fleetMirror{p.Dir(), "10.77.0.9:8080", lies, askedFile}, 0)
 	asked := func() string {
 		b, _ := os.ReadFile(askedFile)
@@ -329,7 +335,7 @@ func TestFleet(t *testing.T) {
 	}
 
 	// A release that the mirror lies about after the first frame: what was right is kept, and the liar is told of.
-	before := filepath.Join(dir, "before")
+	before := filepath.Join(f.dir, "before")
 	if err := os.CopyFS(before, os.DirFS(p.Dir())); err != nil {
 		t.Fatal(err)
 	}
@@ -382,18 +388,7 @@ func TestFleet(t *testing.T) {
 // TestFleetPatch has one box take a release as a patch, and make its frames anew. The mirror dies, and one with another base takes the
 // release from it.
 func TestFleetPatch(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute: run without -short")
-	}
-	if os.Getuid() != 0 {
-		t.Skip("needs root, for network namespaces")
-	}
-	dir, err := os.MkdirTemp("", "fleet")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := &fleet{t, dir, fmt.Sprintf("crp%d-", os.Getpid())}
+	f := newFleet(t, "crp")
 	lan := f.lan()
 	boot, old := fetchtest.Bytes(1, 100_000), fetchtest.Bytes(2, 300_000)
 	next := bytes.Clone(old)
@@ -407,7 +402,7 @@ func TestFleetPatch(t *testing.T) {
 		t.Fatalf("not the patch that is to be tested: %+v", two.Root)
 	}
 	const url = "http://10.77.0.9:8080/"
-	kill := f.start(f.host(lan, 9), mirrorEnv, fleetMirror{p.Dir(), "10.77.0.9:8080", filepath.Join(dir, "lies"), filepath.Join(dir, "asked")}, 0)
+	kill := f.start(f.host(lan, 9), mirrorEnv, fleetMirror{p.Dir(), "10.77.0.9:8080", filepath.Join(f.dir, "lies"), filepath.Join(f.dir, "asked")}, 0)
 	attic, cellar := f.box(f.host(lan, 1), "attic", p.Root(), url), f.box(f.host(lan, 3), "cellar", p.Root(), url)
 	f.wait("the mirror answers", func() bool {
 		s := attic.refresh(RefreshRequest{Internet: true})
@@ -419,7 +414,7 @@ func TestFleetPatch(t *testing.T) {
 	}
 	kill()
 	var root bytes.Buffer // attic's new slot
-	err = delta.Apply(t.Context(), two.Root, delta.Way{Patch: &patch}, bytes.NewReader(old), func(blob string) (io.ReaderAt, int64, error) {
+	err := delta.Apply(t.Context(), two.Root, delta.Way{Patch: &patch}, bytes.NewReader(old), func(blob string) (io.ReaderAt, int64, error) {
 		return attic.Blob(t.Context(), blob, patch.Size), patch.Size, nil
 	}, &root)
 	if err != nil {
